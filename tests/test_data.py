@@ -1,0 +1,659 @@
+"""Every layout, every trap of reading and pairing, every error, on tiny trees made here."""
+
+import csv
+import os
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vlmad_utils import data, images, layouts, sources
+from vlmad_utils.data import DataError
+
+GREY = np.full((6, 9), 120, dtype=np.uint8)  # height 6, width 9
+HOLE = np.zeros((6, 9), dtype=np.uint8)
+HOLE[2:4, 3:5] = 1
+
+
+def save(path, pixels=GREY, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def mvtec_tree(root, category="bottle", n=4, suffix="_mask", good="good", kind="crack", extension=".png"):
+    for i in range(n):
+        save(root / category / "train" / good / f"{i:03}{extension}")
+        save(root / category / "test" / good / f"{i:03}{extension}")
+        save(root / category / "test" / kind / f"{i:03}{extension}")
+        save(root / category / "ground_truth" / kind / f"{i:03}{suffix}.png", HOLE * 255)
+    return root
+
+
+def counts(index):
+    return index.groupby(["category", "split", "label", "defect"]).size().to_dict()
+
+
+# ------------------------------------------------------------------------------------------------ layouts
+
+
+def test_mvtec_columns_and_rows(tmp_path):
+    index = data.index("mvtec", mvtec_tree(mvtec_tree(tmp_path), "metal_nut"))
+    assert list(index.columns) == data.COLUMNS
+    assert counts(index) == {
+        (c, *row): 4 for c in ("bottle", "metal_nut")
+        for row in (("train", 0, "good"), ("test", 0, "good"), ("test", 1, "crack"))
+    }  # fmt: skip
+    assert set(index["object_name"]) == {"bottle", "metal nut"}
+    assert index["label"].dtype.kind == "i"
+    bad = index["label"] == 1
+    assert index.loc[~bad, "mask_path"].map(lambda m: m is None).all()
+    for row in index[bad].itertuples():
+        assert Path(row.mask_path).name == Path(row.image_path).stem + "_mask.png"
+        assert Path(row.image_path).is_absolute() and isinstance(row.image_path, str)
+        assert data.read_mask(row.mask_path).sum() == 4
+    assert index.attrs["skipped"] == []
+
+
+def test_masks_are_paired_by_name_when_one_is_missing(tmp_path):
+    root = mvtec_tree(tmp_path)
+    (root / "bottle/ground_truth/crack/001_mask.png").unlink()
+    with pytest.raises(DataError, match=r"crack.001\.png.*without mask.*001_mask\.png"):
+        data.index("mvtec", root)
+    with pytest.warns(UserWarning, match="001.png"):
+        index = data.index("mvtec", root, on_error="skip")
+    bad = index[index["label"] == 1]
+    assert [Path(p).stem for p in bad["image_path"]] == ["000", "002", "003"]
+    assert [Path(p).stem for p in bad["mask_path"]] == ["000_mask", "002_mask", "003_mask"]
+    [(path, reason)] = index.attrs["skipped"]
+    assert path.endswith("001.png") and "mask" in reason
+
+
+def test_strange_names_and_extensions(tmp_path):
+    names = ["a_b_1.PNG", "with space.JpEg", "ümläut 検査.tif", "dots.in.name.TIFF", "w.webp", "a_mask.png"]
+    names += ["new\nline.png", "quote'\".bmp"] if os.name == "posix" else []
+    for name in names:
+        for folder in ("train/good", "test/cut_inner"):
+            save(tmp_path / "zip_per" / folder / name)
+        save(tmp_path / "zip_per/ground_truth/cut_inner" / f"{Path(name).stem}_mask.PNG", HOLE)
+    (tmp_path / "zip_per/test/cut_inner/._a_b_1.png").write_bytes(b"macOS")
+    (tmp_path / "zip_per/test/cut_inner/Thumbs.db").write_bytes(b"x")
+    index = data.index("mvtec", tmp_path)
+    bad = index[index["label"] == 1]
+    assert sorted(Path(p).name for p in bad["image_path"]) == sorted(names)
+    assert all(Path(row.mask_path).stem == Path(row.image_path).stem + "_mask" for row in bad.itertuples())
+    assert [data.read_image(p).shape for p in index["image_path"]] == [(6, 9, 3)] * len(index)
+
+
+def visa_raw(root):
+    lines = [("object", "split", "label", "image", "mask")]
+    for category in ("pcb1", "pipe_fryum"):
+        for i in range(3):
+            for split in ("train", "test"):
+                image = f"{category}/Data/Images/Normal/{split}{i:04}.JPG"
+                save(root / image)
+                lines.append((category, split, "normal", image, ""))
+            image, mask = f"{category}/Data/Images/Anomaly/{i:03}.JPG", f"{category}/Data/Masks/Anomaly/{i:03}.png"
+            save(root / image)
+            save(root / mask, HOLE * (i + 1))  # class ids 1, 2, 3
+            lines.append((category, "test", "anomaly", image, mask))
+    (root / "split_csv").mkdir()
+    with open(root / "split_csv" / "1cls.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(lines)
+    return root
+
+
+def test_visa_both_layouts_agree_and_class_ids_are_binarised(tmp_path):
+    raw = data.index("visa", visa_raw(tmp_path / "raw"))
+    for category in ("pcb1", "pipe_fryum"):
+        mvtec_tree(tmp_path / "new" / "1cls", category, n=3, suffix="", kind="bad", extension=".JPG")
+    for root in (tmp_path / "new", tmp_path / "new" / "1cls"):
+        assert counts(data.index("visa", root)) == counts(raw)
+    assert counts(raw)["pcb1", "test", 1, "anomaly"] == 3
+    assert set(raw["object_name"]) == {"printed circuit board", "pipe fryum"}
+    assert [data.read_mask(m).sum() for m in raw["mask_path"].dropna()] == [4] * 6
+
+
+def test_visa_names_missing_mask_image_and_column(tmp_path):
+    root = visa_raw(tmp_path)
+    (root / "pcb1/Data/Masks/Anomaly/001.png").unlink()
+    with pytest.raises(DataError, match=r"Anomaly.001\.JPG.*Masks.Anomaly.001\.png"):
+        data.index("visa", root)
+    assert len(data.index("visa", root, categories="pipe_fryum")) == 9  # the other category is whole
+    (root / "pipe_fryum/Data/Images/Anomaly/002.JPG").unlink()
+    with pytest.raises(DataError, match=r"002\.JPG: there is no such file"):
+        data.index("visa", root, categories="pipe_fryum")
+    (root / "split_csv/1cls.csv").write_text("object,label\n")
+    with pytest.raises(DataError, match="columns.*image.*missing"):
+        data.index("visa", root)
+
+
+def test_btad_and_mpdd(tmp_path):
+    mvtec_tree(tmp_path / "b", "01", good="ok", kind="ko", suffix="", extension=".bmp")
+    mvtec_tree(tmp_path / "b", "03", good="ok", kind="ko", suffix="")
+    index = data.index("btad", tmp_path / "b")
+    assert counts(index)["01", "test", 1, "defective"] == 4 and counts(index)["03", "train", 0, "good"] == 4
+    assert set(index["object_name"]) == {"industrial part"}
+    index = data.index("mpdd", mvtec_tree(tmp_path / "m", "bracket_black"))
+    assert len(index) == 12 and set(index["object_name"]) == {"black metal bracket"}
+
+
+def test_kolektor_sdd_label_comes_from_the_mask(tmp_path):
+    for part in range(8):
+        save(tmp_path / f"kos{part // 4:02}/Part{part}.jpg")
+        save(tmp_path / f"kos{part // 4:02}/Part{part}_label.bmp", HOLE * 255 * (part in (2, 5)))
+    index = data.index("kolektor_sdd", tmp_path)
+    assert counts(index) == {
+        ("kolektor_sdd", "test", 0, "good"): 3, ("kolektor_sdd", "test", 1, "defective"): 2,
+        ("kolektor_sdd", "train", 0, "good"): 3,
+    }  # fmt: skip
+    assert {Path(p).name for p in index.loc[index["label"] == 1, "image_path"]} == {"Part2.jpg", "Part5.jpg"}
+    (tmp_path / "kos00/Part1_label.bmp").unlink()
+    (tmp_path / "kos00/Part2_label.bmp").write_bytes(b"")
+    with pytest.raises(DataError, match=r"Part1\.jpg.*\n.*Part2\.jpg.*Part2_label\.bmp"):
+        data.index("kolektor_sdd", tmp_path)
+
+
+def test_ksdd2(tmp_path):
+    for split, bad in (("train", 1), ("test", 2)):
+        for i in range(5):
+            save(tmp_path / split / f"1000{i}.png", GREY)
+            save(tmp_path / split / f"1000{i}_GT.png", HOLE * 255 * (i < bad))
+    index = data.index("ksdd2", tmp_path)
+    assert counts(index) == {
+        ("ksdd2", "train", 0, "good"): 4, ("ksdd2", "train", 1, "defective"): 1,
+        ("ksdd2", "test", 0, "good"): 3, ("ksdd2", "test", 1, "defective"): 2,
+    }  # fmt: skip
+    assert set(data.split_references(index, 4)["label"]) == {0}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_dagm(tmp_path, nested):
+    for k in (1, 10):
+        base = tmp_path / f"Class{k}" / (f"Class{k}" if nested else "")
+        for split in ("Train", "Test"):
+            for i in range(4):
+                save(base / split / f"{i:04}.PNG")
+            save(base / split / "Label" / "0002_label.PNG", HOLE * 255)
+            listed = "1\n1\t0\t0001.PNG\t0\t0\n2\t1\t0002.PNG\t0\t0002_label.PNG\n"
+            (base / split / "Label" / "Labels.txt").write_text(listed)
+    index = data.index("dagm", tmp_path)
+    assert counts(index) == {
+        (f"Class{k}", split, label, defect): n
+        for k in (1, 10) for split in ("train", "test") for label, defect, n in ((0, "good", 3), (1, "defective", 1))
+    }  # fmt: skip
+    assert set(index["object_name"]) == {"textured surface"}
+    (tmp_path / "Class1" / ("Class1" if nested else "") / "Test/Label/0002_label.PNG").unlink()
+    with pytest.raises(DataError, match=r"0002\.PNG.*0002_label"):  # Labels.txt knows that it must be there
+        data.index("dagm", tmp_path)
+
+
+def test_magnetic_tile(tmp_path):
+    for kind in ("Blowhole", "Crack", "Free"):
+        for i in range(4):
+            save(tmp_path / f"MT_{kind}/Imgs/exp1_num_{i}.jpg")
+            save(tmp_path / f"MT_{kind}/Imgs/exp1_num_{i}.png", HOLE * 255 * (kind != "Free"))
+    index = data.index("magnetic_tile", tmp_path)
+    assert counts(index) == {
+        ("magnetic_tile", "test", 0, "good"): 2, ("magnetic_tile", "train", 0, "good"): 2,
+        ("magnetic_tile", "test", 1, "blowhole"): 4, ("magnetic_tile", "test", 1, "crack"): 4,
+    }  # fmt: skip
+    assert all(p.endswith(".jpg") for p in index["image_path"])
+
+
+def elpv_tree(root, n=12):
+    lines = []
+    for i in range(n):
+        save(root / f"images/cell{i:04}.png")
+        probability = ("0.0", "1.0", "0.3333333333333333", "0.6666666666666666")[i % 4]
+        lines.append(f"images/cell{i:04}.png  {probability:20}  mono")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_elpv_probabilities(tmp_path):
+    root = elpv_tree(tmp_path)
+    assert counts(data.index("elpv", root)) == {
+        ("mono", "train", 0, "good"): 1, ("mono", "test", 0, "good"): 2, ("mono", "test", 1, "defective"): 3,
+    }  # fmt: skip
+    index = data.index("elpv", root, probabilities=(0, 1 / 3, 2 / 3, 1))
+    assert len(index) == 12 and list(index.columns) == data.COLUMNS
+    assert counts(index)["mono", "test", -1, "uncertain 1/3"] == 3
+    (root / "labels.csv").write_text("images/cell0000.png  2.0  mono\n")
+    with pytest.raises(DataError, match=r"labels\.csv, line 1"):
+        data.index("elpv", root)
+
+
+def test_textile(tmp_path):
+    for kind, n in (("nominal", 6), ("local", 2), ("global", 3)):
+        for i in range(n):
+            save(tmp_path / kind / f"textile_{i:04}.jpg")
+    assert counts(data.index("textile", tmp_path)) == {
+        ("textile", "train", 0, "good"): 3, ("textile", "test", 0, "good"): 3,
+        ("textile", "test", 1, "local"): 2, ("textile", "test", 1, "global"): 3,
+    }  # fmt: skip
+
+
+def test_procedural_defaults_to_evaluation_families(tmp_path, monkeypatch):
+    pytest.importorskip("vlmad_utils.procedural.generate")
+    from vlmad_utils.procedural import generate
+
+    made = []
+    evaluation = sorted(name for name, family in generate.FAMILIES.items() if family.role == "eval")[:2]
+    training = sorted(name for name, family in generate.FAMILIES.items() if family.role == "train")[0]
+
+    def write(root, families=None):
+        made.append(families)
+        for name in families or evaluation:
+            mvtec_tree(Path(root), name)
+
+    monkeypatch.setattr(generate, "write", write)
+    monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
+    monkeypatch.delenv("VLMAD_DATA", raising=False)
+    index = data.index("procedural", categories=[training])
+    assert made == [[training]] and set(index["object_name"]) == {generate.FAMILIES[training].nouns[0]}
+    assert set(data.index("procedural")["category"]) == set(evaluation)
+    with pytest.raises(DataError, match="unknown famil"):
+        data.index("procedural", categories="nonsense")
+
+
+# --------------------------------------------------------------------------------------------- own images
+
+
+@pytest.mark.parametrize("good,bad", [("good", "bad"), ("OK", "NG"), ("normal", "scratched"), ("Normals", "defect")])
+def test_folder_good_and_bad(tmp_path, good, bad):
+    for i in range(4):
+        save(tmp_path / "parts" / good / f"{i}.JPG")
+        save(tmp_path / "parts" / bad / f"{i}.JPG")
+    index = data.index("folder", tmp_path / "parts")
+    assert counts(index) == {
+        ("parts", "train", 0, "good"): 2, ("parts", "test", 0, "good"): 2, ("parts", "test", 1, bad): 4,
+    }  # fmt: skip
+    assert set(index["object_name"]) == {"object"} and index["mask_path"].isna().all()
+    assert set(data.index("folder", tmp_path / "parts", object_names="gear wheel")["object_name"]) == {"gear wheel"}
+
+
+def test_folder_kinds_with_masks(tmp_path):
+    for kind in ("good", "dent", "bad/hole"):
+        for i in range(2):
+            save(tmp_path / kind / f"{i}.png")
+            if kind != "good":
+                save(tmp_path / "ground_truth" / kind / f"{i}.png", HOLE)
+    index = data.index("folder", tmp_path)
+    assert set(index["defect"]) == {"good", "dent", "hole"}
+    assert index.loc[index["label"] == 1, "mask_path"].notna().all()
+    (tmp_path / "ground_truth/dent/1.png").unlink()
+    with pytest.raises(DataError, match=r"dent.1\.png"):
+        data.index("folder", tmp_path)
+
+
+def test_folder_flat_with_normals(tmp_path):
+    for i in range(3):
+        save(tmp_path / "new" / f"{i}.jpg")
+        save(tmp_path / "new" / "normals" / f"n{i}.jpg")
+        save(tmp_path / "new" / "results" / f"heat{i}.png")  # somebody's output: not a kind of defect
+    index = data.index("folder", tmp_path / "new", normals=tmp_path / "new" / "normals")
+    assert counts(index) == {("new", "test", -1, "unknown"): 3, ("new", "train", 0, "good"): 3}
+    assert len(data.split_references(index, 2)) == 2
+    assert counts(data.index("folder", tmp_path / "new" / "results")) == {("results", "test", -1, "unknown"): 3}
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="normals= holds no image"):
+        data.index("folder", tmp_path / "new", normals=tmp_path / "none")
+    with pytest.raises(DataError, match="no image of own images"):
+        data.index("folder", tmp_path / "none")
+
+
+def test_folder_in_mvtec_form_one_or_several_categories(tmp_path):
+    several = data.index("folder", mvtec_tree(mvtec_tree(tmp_path), "ball_screw"))
+    one = data.index("folder", tmp_path / "ball_screw")
+    assert counts(one) == {k: v for k, v in counts(several).items() if k[0] == "ball_screw"}
+    assert set(one["object_name"]) == {"ball screw"}
+    for path in (tmp_path / "ball_screw/ground_truth/crack").iterdir():
+        path.unlink()
+    (tmp_path / "ball_screw/ground_truth/crack").rmdir()
+    (tmp_path / "ball_screw/ground_truth").rmdir()
+    assert data.index("folder", tmp_path / "ball_screw")["mask_path"].isna().all()  # no masks at all is fine here
+
+
+# ------------------------------------------------------------------------------------------ roots and errors
+
+
+def test_roots(tmp_path, monkeypatch):
+    monkeypatch.delenv("VLMAD_DATA", raising=False)
+    with pytest.raises(DataError) as error:
+        data.index("mvtec")
+    for said in ("VLMAD_DATA", "https://www.mvtec.com", "CC BY-NC-SA 4.0", "ground_truth", "mvtec_anomaly_detection"):
+        assert said in str(error.value)
+    mvtec_tree(tmp_path / "mvtec_ad")
+    expected = data.index("mvtec", tmp_path / "mvtec_ad")
+    pd.testing.assert_frame_equal(data.index("mvtec", tmp_path), expected)
+    monkeypatch.setenv("VLMAD_DATA", str(tmp_path))
+    pd.testing.assert_frame_equal(data.index("mvtec"), expected)
+    monkeypatch.chdir(tmp_path)
+    pd.testing.assert_frame_equal(data.index("mvtec", "mvtec_ad"), expected)
+    table = data.available().set_index("name")
+    assert table.loc["mvtec", "present"] and not table.loc["visa", "present"]
+    with pytest.raises(DataError, match="no folder"):
+        data.index("mvtec", tmp_path / "missing")
+    with pytest.raises(DataError, match="unknown data set 'mvtek'"):
+        data.index("mvtek")
+    with pytest.raises(DataError, match="root="):
+        data.index("folder")
+    with pytest.raises(DataError, match="no category wood in .*bottle"):
+        data.index("mvtec", categories=["bottle", "wood"])
+    assert list(data.index("mvtec", categories=[]).columns) == data.COLUMNS
+    with pytest.raises(ValueError, match="on_error"):
+        data.index("mvtec", on_error="ignore")
+
+
+@pytest.mark.parametrize("name", [n for n in layouts.DATASETS if n not in ("elpv", "textile", "procedural", "folder")])
+def test_a_missing_data_set_says_where_to_get_it(tmp_path, name):
+    with pytest.raises(DataError) as error:
+        data.index(name, tmp_path)
+    about = layouts.DATASETS[name]
+    for said in (about.title, about.home, about.licence, about.text.splitlines()[0], str(tmp_path)):
+        assert said in str(error.value)
+
+
+def test_readme_names_every_data_set_and_licence():
+    text = (sources.REPOSITORY / "data" / "README.md").read_text(encoding="utf-8")
+    for layout in layouts.DATASETS.values():
+        assert f"`{layout.name}`" in text and layout.licence.split(" (")[0] in text
+
+
+def test_empty_category(tmp_path):
+    root = mvtec_tree(tmp_path)
+    (root / "cable" / "test" / "good").mkdir(parents=True)
+    with pytest.raises(DataError, match="cable.*empty category"):
+        data.index("mvtec", root)
+    with pytest.warns(UserWarning, match="cable"):
+        index = data.index("mvtec", root, on_error="skip")
+    assert set(index["category"]) == {"bottle"}
+
+
+def test_corrupt_files_and_mask_sizes(tmp_path):
+    root = mvtec_tree(tmp_path)
+    (root / "bottle/test/good/000.png").write_bytes(b"")
+    (root / "bottle/test/good/001.png").write_bytes(b"not an image")
+    save(root / "bottle/ground_truth/crack/002_mask.png", HOLE.T * 255)
+    with pytest.raises(DataError) as error:
+        data.index("mvtec", root)
+    for said in ("000.png", "001.png", "002_mask.png", "9x6", "6x9", "3 problems"):
+        assert said in str(error.value)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = save(root / "bottle/train/good/003.png", noise).read_bytes()
+    (root / "bottle/train/good/003.png").write_bytes(whole[: len(whole) // 2])  # header whole, pixels not
+    with pytest.warns(UserWarning, match="4 problems") as record:
+        index = data.index("mvtec", root, on_error="skip")
+    assert len(record) == 1 and len(index.attrs["skipped"]) == 4 and len(index) == 8
+    with pytest.raises(DataError, match=r"003\.png.*truncated"):
+        data.read_image(root / "bottle/train/good/003.png")
+
+
+def test_everything_broken_is_an_error_even_with_skip(tmp_path):
+    for path in mvtec_tree(tmp_path).rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="no test image"):
+        data.index("mvtec", tmp_path, on_error="skip")
+
+
+def test_portrait_and_rotated_images_fit_their_masks(tmp_path):
+    root = mvtec_tree(tmp_path, n=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees: 6x9 becomes 9x6
+    Image.fromarray(GREY).save(root / "bottle/test/crack/001.jpg", exif=exif)
+    save(root / "bottle/ground_truth/crack/001_mask.png", HOLE.T)
+    save(root / "bottle/test/crack/002.png", np.ascontiguousarray(GREY.T))
+    save(root / "bottle/ground_truth/crack/002_mask.png", np.ascontiguousarray(HOLE.T))
+    for pixels in (False, True):
+        assert len(data.index("mvtec", root, pixels=pixels)) == 5
+    assert data.read_image(root / "bottle/test/crack/001.jpg").shape == (9, 6, 3)
+    save(root / "bottle/ground_truth/crack/001_mask.png", HOLE)  # drawn on the file's own pixels: does not fit
+    for pixels in (False, True):
+        with pytest.raises(DataError, match="001_mask"):
+            data.index("mvtec", root, pixels=pixels)
+
+
+# ----------------------------------------------------------------------------------------- order, limit, draws
+
+
+def test_file_system_order_does_not_matter(tmp_path, monkeypatch):
+    mvtec_tree(mvtec_tree(tmp_path, n=12), "cable", n=12)
+    first = data.index("mvtec", tmp_path, limit=9)
+    iterdir = Path.iterdir
+
+    def shuffled(self):
+        entries = list(iterdir(self))
+        random.Random(1).shuffle(entries)
+        return iter(entries)
+
+    monkeypatch.setattr(Path, "iterdir", shuffled)
+    pd.testing.assert_frame_equal(data.index("mvtec", tmp_path, limit=9), first)
+
+
+def test_limit_is_balanced_nested_and_keeps_references(tmp_path):
+    for name in ("bottle", "cable", "grid"):
+        mvtec_tree(tmp_path, name, n=10)
+        mvtec_tree(tmp_path, name, n=10, kind="dent")
+    full = data.index("mvtec", tmp_path)
+    previous = set()
+    for limit in (1, 3, 6, 12, 30, 60, 90, 1000):
+        index = data.index("mvtec", tmp_path, limit=limit)
+        test = index[index["split"] == "test"]
+        assert len(test) == min(limit, 90) and (index["split"] == "train").sum() == 30
+        assert index["image_path"].is_monotonic_increasing or index["category"].is_monotonic_increasing
+        assert previous <= set(test["image_path"])
+        previous = set(test["image_path"])
+        if limit in (6, 12, 30, 60):
+            assert set(test.groupby("category").size()) == {limit // 3}
+            assert set(test.groupby(["category", "label"]).size()) == ({limit // 6})
+    kinds = data.index("mvtec", tmp_path, limit=12).query("label == 1").groupby(["category", "defect"]).size()
+    assert set(kinds) == {1} and len(kinds) == 6
+    assert set(data.index("mvtec", tmp_path, limit=3).query("split == 'test'")["label"]) == {0, 1}
+    assert not data.index("mvtec", tmp_path, limit=12, seed=1).equals(data.index("mvtec", tmp_path, limit=12))
+    shuffled = full.sample(frac=1, random_state=0)
+    assert set(data.subset(shuffled, 12)["image_path"]) == set(data.subset(full, 12)["image_path"])
+    with pytest.raises(ValueError, match="limit=0"):
+        data.subset(full, 0)
+
+
+def test_split_references(tmp_path):
+    index = data.index("mvtec", mvtec_tree(mvtec_tree(tmp_path, n=10), "cable", n=10))
+    drawn = data.split_references(index, 4, seed=1)
+    assert drawn.groupby("category").size().to_dict() == {"bottle": 4, "cable": 4}
+    assert set(drawn["split"]) == {"train"} and set(drawn["label"]) == {0} and drawn["image_path"].is_unique
+    assert index.loc[drawn.index].equals(drawn)
+    others = index.sample(frac=1, random_state=3), index[::-1].reset_index(drop=True), index.set_index(index["label"])
+    for other in others:
+        assert list(data.split_references(other, 4, seed=1)["image_path"]) == list(drawn["image_path"])
+    one_category = data.split_references(index[index["category"] == "cable"], 4, seed=1)
+    assert list(one_category["image_path"]) == list(drawn["image_path"][4:])
+    two = data.split_references(index, 2, seed=1)
+    assert list(two["image_path"][:2]) == list(drawn["image_path"][:2])  # fewer shots are a part of more
+    assert list(data.split_references(index, 4, seed=2)["image_path"]) != list(drawn["image_path"])
+    assert data.split_references(index, 0).empty
+    with pytest.raises(DataError, match="mvtec/bottle: 11 references wanted, 10"):
+        data.split_references(index, 11)
+
+
+def test_reserved_references_are_fixed_and_disjoint(tmp_path):
+    for i in range(300):
+        save(tmp_path / "nominal" / f"textile_{i:04}.jpg")
+    index = data.index("textile", tmp_path, pixels=False)
+    assert counts(index) == {("textile", "train", 0, "good"): 100, ("textile", "test", 0, "good"): 200}
+    assert index["image_path"].is_unique
+    pd.testing.assert_frame_equal(index, data.index("textile", tmp_path, seed=7, pixels=False))
+
+
+# -------------------------------------------------------------------------------------------- reading
+
+
+def rgb(path):
+    array = data.read_image(path)
+    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.flags["C_CONTIGUOUS"]
+    return array
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_every_mode_is_read_as_rgb(tmp_path, mode):
+    extension = {"CMYK": ".jpg", "YCbCr": ".jpg", "I": ".tif", "F": ".tif"}.get(mode, ".png")
+    ramp = np.tile(np.arange(0, 256, 17, dtype=np.uint8), (8, 1))
+    if mode == "I;16":
+        picture = Image.fromarray(ramp.astype(np.uint16) * 257)
+    elif mode in ("I", "F"):
+        picture = Image.fromarray(ramp.astype({"I": np.int32, "F": np.float32}[mode]))
+    else:
+        grey = Image.fromarray(ramp)
+        picture = (grey if mode in ("1", "P") else grey.convert("RGB")).convert(mode, dither=Image.Dither.NONE)
+    assert picture.mode == mode
+    picture.save(tmp_path / f"x{extension}")
+    wanted = np.where(ramp > 127, 255, 0) if mode == "1" else ramp
+    difference = np.abs(rgb(tmp_path / f"x{extension}").astype(int) - wanted[..., None])
+    assert difference.max() <= (12 if extension == ".jpg" else 0)
+
+
+def test_16_bit_keeps_the_high_byte_whatever_the_range(tmp_path):
+    Image.fromarray(np.full((2, 2), 4095, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert rgb(tmp_path / "dark.png").max() == 15  # not stretched: two images of one camera stay comparable
+    Image.fromarray(np.array([[0, 256], [32768, 65535]], dtype=np.uint16)).save(tmp_path / "x.tif")
+    assert rgb(tmp_path / "x.tif")[..., 0].tolist() == [[0, 1], [128, 255]]
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(tmp_path / "turned.png", exif=exif)
+    assert rgb(tmp_path / "turned.png")[..., 0].tolist() == [[255], [0]]
+
+
+@pytest.mark.parametrize("values,wanted", [
+    (np.float32([[0, 0.5, 1]]), [0, 128, 255]), (np.float32([[0, 127.6, 255]]), [0, 128, 255]),
+    (np.int32([[0, 256, 65535]]), [0, 1, 255]), (np.float32([[-1, 1]]), None), (np.float32([[0, 1e6]]), None),
+    (np.float32([[np.nan, 1]]), None), (np.int32([[0, 70000]]), None),
+])  # fmt: skip
+def test_32_bit(tmp_path, values, wanted):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    if wanted is None:
+        with pytest.raises(DataError, match=r"x\.tif: 32-bit values"):
+            data.read_image(tmp_path / "x.tif")
+    else:
+        assert rgb(tmp_path / "x.tif")[0, :, 0].tolist() == wanted
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 3] = (0, 128, 255)
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    assert rgb(tmp_path / "rgba.png")[0, :, 0].tolist() == [255, 127, 0]
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode=None).convert("P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert rgb(tmp_path / "p.png")[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_first_frame_of_several(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), v, np.uint8)) for v in (10, 200)]
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    assert rgb(tmp_path / "x.tif").max() == 10
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    half = np.zeros((16, 32), np.uint8)
+    half[:, :16] = 255
+    Image.fromarray(half).save(tmp_path / "x.png", exif=exif)
+    array = rgb(tmp_path / "x.png")
+    assert array.shape[:2] == ((16, 32) if orientation < 5 else (32, 16)) == images.header_size(tmp_path / "x.png")
+    corner = {1: "left", 4: "left", 2: "right", 3: "right", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
+    side = {"left": array[:, :8], "right": array[:, -8:], "top": array[:8], "bottom": array[-8:]}[corner]
+    assert side.min() == 255
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: None, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"GIF89a"), lambda p: p.write_text("hello"),
+    lambda p: p.mkdir(), lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
+])  # fmt: skip
+def test_unreadable_files_are_named(tmp_path, make):
+    path = tmp_path / "bad one.png"
+    make(path)
+    for read in (data.read_image, data.read_mask, images.header_size):
+        with pytest.raises(DataError, match="bad one.png"):
+            read(path)
+
+
+def test_decompression_bomb_is_named(tmp_path, monkeypatch):
+    path = save(tmp_path / "x.png", np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(DataError, match="x.png.*DecompressionBomb"):
+        data.read_image(path)
+
+
+def test_masks_binarise_before_resizing(tmp_path):
+    ids = np.zeros((8, 8), np.uint8)
+    ids[2:6, 2:6] = 1  # a class id of 1 would vanish at > 0.5 of 255
+    path = save(tmp_path / "m.png", ids)
+    assert data.read_mask(path).dtype == bool and data.read_mask(path).sum() == 16
+    assert data.read_mask(path, size=(4, 4)).sum() == 4 and data.read_mask(path, size=(16, 24)).sum() == 8 * 12
+    assert data.read_mask(path, size=16).shape == (16, 16)
+    thin = np.zeros((64, 64), np.uint8)
+    thin[:, 1] = 255
+    path = save(tmp_path / "thin.png", thin)
+    assert data.read_mask(path, size=8).sum() == 0 and data.read_mask(path, size=8, how="any").sum() == 8
+    assert not data.read_mask(None, size=(3, 5)).any() and data.read_mask(None, size=(3, 5)).shape == (3, 5)
+    with pytest.raises(ValueError, match="size"):
+        data.read_mask(None)
+    with pytest.raises(ValueError, match="how"):
+        data.read_mask(path, how="bilinear")
+
+
+def test_mask_modes(tmp_path):
+    palette = Image.fromarray(HOLE).convert("P")
+    palette.putdata([int(v) for v in HOLE.ravel()])
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # background is white: the index counts, not the colour
+    palette.save(tmp_path / "p.png")
+    rgba = np.dstack([HOLE * 3, HOLE * 0, HOLE * 0, np.full_like(HOLE, 255)])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(HOLE.astype(bool)).save(tmp_path / "one.bmp")
+    Image.fromarray(HOLE.astype(np.uint16)).save(tmp_path / "sixteen.png")
+    Image.fromarray(np.kron(HOLE, np.ones((8, 8), np.uint8)) * 255).save(tmp_path / "x.jpg", quality=40)
+    for name in ("p.png", "rgba.png", "one.bmp", "sixteen.png"):
+        assert (data.read_mask(tmp_path / name) == (HOLE > 0)).all(), name
+    large = np.kron(HOLE, np.ones((8, 8))) > 0
+    assert (data.read_mask(tmp_path / "x.jpg") == large).all()
+    assert (data.read_image(tmp_path / "x.jpg")[..., 0] > 0)[~large].any()  # the noise that > 0 would take for a defect
+
+
+# -------------------------------------------------------------------------------------- the real thing, if there
+
+
+fetched = pytest.mark.skipif(
+    any(sources.problem(name) for name in ("elpv", "textile")), reason="not fetched: python -m vlmad_utils.sources"
+)
+
+
+@fetched
+def test_real_counts(monkeypatch):
+    monkeypatch.delenv("VLMAD_DATA", raising=False)
+    everything = data.index("elpv", probabilities=(0, 1 / 3, 2 / 3, 1))
+    assert len(everything) == 2624
+    assert counts(data.index("elpv")) == {
+        ("mono", "train", 0, "good"): 100, ("mono", "test", 0, "good"): 488, ("mono", "test", 1, "defective"): 313,
+        ("poly", "train", 0, "good"): 100, ("poly", "test", 0, "good"): 820, ("poly", "test", 1, "defective"): 402,
+    }  # fmt: skip
+    assert counts(data.index("textile")) == {
+        ("textile", "train", 0, "good"): 100, ("textile", "test", 0, "good"): 900,
+        ("textile", "test", 1, "local"): 500, ("textile", "test", 1, "global"): 500,
+    }  # fmt: skip
+
+
+@fetched
+def test_real_images_read(monkeypatch):
+    monkeypatch.delenv("VLMAD_DATA", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, size in (("elpv", 300), ("textile", 250)):
+            for path in data.index(name, limit=4).query("split == 'test'")["image_path"]:
+                assert data.read_image(path).shape == (size, size, 3)

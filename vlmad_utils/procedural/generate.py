@@ -1,0 +1,189 @@
+"""Whole samples: a product, a fault, a camera; and data sets of them in the MVTec layout.
+
+The products (``FAMILIES``) and the faults (``DEFECT_TYPES``) are listed in ``tables``.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image
+
+from .defects import DEFECTS
+from .fields import blur, coords, grain, grey, peak, rotate, smooth
+from .objects import OBJECTS
+from .tables import DEFECT_TYPES, FAMILIES, PART_FAULTS, defects_of
+from .textures import TEXTURES
+
+
+def _rng(*keys):
+    """Generator from words and numbers, the same on every machine."""
+    return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in keys])
+
+
+def _blocks(image, quality):
+    """Rounding of 8 x 8 cosine coefficients, as JPEG does (without its colour coding)."""
+    size = image.shape[0]
+    k = np.arange(8)
+    basis = np.cos(np.pi * (k + 0.5)[None] * k[:, None] / 8) * np.where(k == 0, np.sqrt(1 / 8), 0.5)[:, None]
+    step = quality * (1 + 0.8 * (k[:, None] + k[None])) / 255
+    tiles = image.reshape(size // 8, 8, size // 8, 8, 3).transpose(0, 2, 4, 1, 3)
+    tiles = basis.T @ (np.round(basis @ tiles @ basis.T / step) * step) @ basis
+    return tiles.transpose(0, 3, 1, 4, 2).reshape(size, size, 3)
+
+
+def _camera(image, style, rng, strength, level):
+    """Light, lens, sensor and coding: what the rig keeps comes from ``style``, the rest from ``rng``.
+
+    ``level`` is the mean brightness of the piece without its fault, for the exposure.
+    """
+    size = image.shape[0]
+    mono = peak(np.abs(image - image[..., :1])).max() < 1e-9 or style.uniform() < 0.12
+    y, x = coords(size)
+    slope, _ = rotate(y, x, style.uniform(0, 6.3) + 0.3 * rng.normal())
+    light = 1 + strength * style.uniform(0, 0.35) * (slope - 0.5) * 2
+    light = light + strength * style.uniform(0, 0.06) * smooth(rng, size, 0.6)
+    light = light - strength * style.uniform(0, 0.5) * ((y - 0.5) ** 2 + (x - 0.5) ** 2)
+    exposure = (np.clip(level, 0.2, 0.62) / max(level, 0.02)) ** (0.8 * strength)
+    exposure = exposure * np.exp(strength * (0.1 * style.normal() + 0.04 * rng.normal()))
+    cast = 1 + strength * (0.05 * style.normal(size=3) + 0.01 * rng.normal(size=3))
+    gamma = np.exp(strength * 0.2 * style.normal())
+    soft = strength * (style.uniform(0, 1) ** 2 * 1.2 + rng.uniform(0, 0.3)) * size / 224
+    noise = strength * (0.002 + 0.03 * style.uniform() ** 3)
+    quality, coded = style.uniform(1, 9), style.uniform() < 0.35
+    if mono:
+        image = np.repeat(grey(image)[..., None], 3, 2)
+        cast = np.ones(3)
+    image = np.clip(image * (light * exposure)[..., None] * cast, 0, 1) ** gamma
+    image = blur(image, soft) if soft > 0.25 else image
+    shot = grain(rng, size) * noise
+    image = (
+        image + shot[..., None]
+        if mono
+        else image + shot[..., None] + 0.5 * noise * rng.normal(size=image.shape)
+    )
+    return _blocks(image, quality * strength) if coded and size % 8 == 0 and strength > 0 else image
+
+
+def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, contrast=None, camera=1.0):
+    """One image of a product, good or with a fault, and its exact mask.
+
+    Parameters
+    ----------
+    family : a key of FAMILIES.
+    defect : "good" or a key of DEFECT_TYPES.
+    seed : image; the same seed shows the same piece with and without the fault.
+    style_seed : product line (colours, scale, pattern, rig).
+    size : side S in pixels.
+    area : share of the image covered by the fault, reached approximately; None: usual for the type.
+    contrast : visibility in (0, 1], None: random in 0.45..1. Faults of parts ignore both.
+    camera : strength of light, lens and sensor effects; 0 switches them off.
+
+    Returns
+    -------
+    image (S, S, 3) uint8 RGB, mask (S, S) bool, all False when good.
+
+    Raises
+    ------
+    ValueError for an unknown family or defect, an area or contrast out of range, a part fault on a texture.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
+    if defect != "good" and defect not in DEFECT_TYPES:
+        raise ValueError(f"defect {defect!r} is unknown; choose 'good' or one of {', '.join(DEFECT_TYPES)}")
+    for name, value in (("area", area), ("contrast", contrast)):
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, got {value}; use None for a random one")
+    part = defect if defect in PART_FAULTS else None
+    style, rng = _rng(family, style_seed), _rng(family, style_seed, seed, "image")
+    if family in OBJECTS:
+        image, support, mask = OBJECTS[family](style, rng, size, part)
+    elif part:
+        raise ValueError(
+            f"{part} needs an object; {family!r} is a texture, choose one of {', '.join(OBJECTS)}"
+        )
+    else:
+        image = TEXTURES[family](style, rng, size)
+        support, mask = np.ones((size, size), bool), np.zeros((size, size), bool)
+    monochrome, level = peak(np.abs(image - image[..., :1])).max() < 1e-9, image.mean()
+    if defect != "good" and not part:
+        rng = _rng(family, style_seed, seed, defect)
+        low, high = DEFECT_TYPES[defect].area
+        drawn = np.exp(rng.uniform(np.log(low), np.log(high))) * np.clip(1.6 * support.mean(), 0.3, 1)
+        chosen = rng.uniform(0.45, 1)
+        image, mask = DEFECTS[defect](
+            image, support, rng, area or drawn, chosen if contrast is None else contrast
+        )
+        if monochrome:  # a monochrome camera shows every fault in grey
+            image = np.repeat(grey(image)[..., None], 3, 2)
+    image = _camera(
+        image, _rng(family, style_seed, "rig"), _rng(family, style_seed, seed, "camera"), camera, level
+    )
+    return np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+
+
+def _save(pixels, path):
+    """PNG at ``path``, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    Image.fromarray(pixels).save(partial, format="png", compress_level=4)
+    os.replace(partial, path)
+
+
+def _category(root, family, n_train, n_good, n_defect, size, seed):
+    """One category folder; the manifest, written last, says that it is whole."""
+    folder = Path(root) / family
+    counts = {"n_train": n_train, "n_good": n_good, "n_defect": n_defect}
+    plan = {
+        "family": family,
+        **counts,
+        "size": size,
+        "seed": seed,
+        "defects": list(defects_of(family)),
+        "version": 1,
+    }
+    manifest = folder / "manifest.json"
+    if manifest.exists() and json.loads(manifest.read_text()) == plan:
+        return folder
+    manifest.unlink(missing_ok=True)
+    groups = [("train/good", "good", n_train), ("test/good", "good", n_good)]
+    groups += [(f"test/{d}", d, n_defect) for d in plan["defects"]]
+    wanted, number = set(), 0
+    for place, defect, count in groups:
+        for index in range(count):
+            image, mask = sample(family, defect, seed=number, style_seed=seed, size=size)
+            number += 1
+            path = folder / place / f"{index:03d}.png"
+            wanted.add(path)
+            _save(image, path)
+            if defect != "good":
+                path = folder / "ground_truth" / defect / f"{index:03d}_mask.png"
+                wanted.add(path)
+                _save(mask.astype(np.uint8) * 255, path)
+    for path in set(folder.rglob("*.png")) - wanted:  # left by an interrupted or different writing
+        path.unlink()
+    partial = manifest.with_suffix(".part")
+    partial.write_text(json.dumps(plan, indent=1))
+    os.replace(partial, manifest)
+    return folder
+
+
+def write(root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed=0, jobs=1):
+    """Data set in the MVTec layout: one category per family, faults of the family's own role.
+
+    ``<root>/<family>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}``. A
+    category is whole when its ``manifest.json`` exists; made with the same arguments, it is left alone.
+
+    Parameters: ``families`` names (default: all of role "eval"), images per category in train, good test and
+    each fault, ``size`` in pixels, ``seed`` of the product lines, ``jobs`` processes.
+    Returns the list of category folders.
+    """
+    families = [n for n, f in FAMILIES.items() if f.role == "eval"] if families is None else list(families)
+    unknown = [n for n in families if n not in FAMILIES]
+    if unknown:
+        raise ValueError(f"families {unknown} are unknown; choose from {', '.join(FAMILIES)}")
+    task = (delayed(_category)(root, name, n_train, n_good, n_defect, size, seed) for name in families)
+    return Parallel(n_jobs=jobs)(task)
