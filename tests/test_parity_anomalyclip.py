@@ -4,7 +4,7 @@ import pytest
 import torch
 from fixtures.tiny import arrays, close, model
 
-from vlmad_utils.methods import Arrays, anomalyclip, anomaly_probability, smooth, upsample
+from vlmad_utils.methods import Arrays, anomaly_probability, anomalyclip, smooth, upsample
 
 R, INPUTS = arrays("anomalyclip"), arrays("inputs")
 TEXT, SIZE, GRID, BLOCKS = INPUTS["text_prototypes"], (96, 96), (6, 6), R["blocks"].tolist()
@@ -54,4 +54,5 @@ def test_positions():
 
 def test_fixture_is_read_as_meant():
     assert FIRST == len(BLOCKS) - int(R["dpam_layer"]) + 2  # the official loop replaces the last dpam_layer - 1 blocks
-    assert anomalyclip.DPAM(model()).first_vv_block == 1 and anomalyclip.DPAM(model()).fingerprint != model().fingerprint
+    tower = anomalyclip.DPAM(model())
+    assert tower.first_vv_block == 1 and tower.fingerprint != model().fingerprint

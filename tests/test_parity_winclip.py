@@ -111,7 +111,8 @@ def test_other_recorded_mistakes():
     scores = winclip.zero_shot(encoded("test"), TEXT[""], temperature=0.01)
     assert gap(scores.image, "zero_image_score") == pytest.approx(0.28, rel=0.01)
     maps = winclip.zero_shot(encoded("test"), TEXT[""]).maps
-    assert gap(upsample(maps[:2], (96, 96), align_corners=True), "zero_upsampled_map") == pytest.approx(0.0398, rel=0.01)
+    corners = upsample(maps[:2], (96, 96), align_corners=True)
+    assert gap(corners, "zero_upsampled_map") == pytest.approx(0.0398, rel=0.01)
     before = winclip.visual_maps(encoded("test"), references(1), token=4)["patch"]
     assert gap(before, "few1_patch_association") == pytest.approx(0.0509, rel=0.01)
     assert isinstance(before, torch.Tensor) and before.dtype == torch.float32

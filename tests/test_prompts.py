@@ -88,8 +88,9 @@ def test_own_lists_and_extra_states():
 
 
 @pytest.mark.parametrize("ensemble, extra, words", [
-    ("winclip+", None, "No prompt ensemble"), ({"good": ["{}"]}, None, "good"), ({"normal": ["flat"]}, None, "one '{}'"),
-    ({"normal": []}, None, "no normal prompts"), ("winclip", {"templates": ["{}"]}, "templates"),
+    ("winclip+", None, "No prompt ensemble"), ({"good": ["{}"]}, None, "good"),
+    ({"normal": ["flat"]}, None, "one '{}'"), ({"normal": []}, None, "no normal prompts"),
+    ("winclip", {"templates": ["{}"]}, "templates"),
     ({"normal": ["{} {}"]}, None, "one '{}'")])
 def test_mistakes_are_named(ensemble, extra, words):
     with pytest.raises(ValueError, match=words):

@@ -157,8 +157,8 @@ def metric_bars(rows, by="category", hue="method", label=None, chance=None, widt
 
     Parameters
     ----------
-    rows : DataFrame with the columns `by`, `hue`, value in [0, 1] and, for intervals, low and high; one row for
-        a category and method; both keep the order of the rows
+    rows : DataFrame with the columns `by`, `hue`, value in [0, 1] and, for intervals, low and high; one row
+        for a category and method; both keep the order of the rows
     label : of the value axis; by default what the column "metric" says
     chance : one number, or dict of category -> number
     """

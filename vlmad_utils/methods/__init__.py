@@ -117,7 +117,8 @@ def anomaly_probability(features, prototypes, temperature):
     -------
     (...) float32 in [0, 1], the anomalous class
 
-    Source: WinCLIP, ascore0. The order of images does not depend on the temperature; maps and sums do.
+    Source: WinCLIP, ascore0. The order of images does not depend on the temperature, unless it is so low
+    that float32 saturates (cosines more than 16 temperatures apart tie at 1); maps and sums do depend on it.
     """
     prototypes = unit(prototypes)
     if prototypes.shape[0] != 2:

@@ -36,7 +36,8 @@ def zero_shot(features, prototypes, temperature=0.07, blocks=None, size=None, si
     ----------
     features : encoded by :class:`DPAM` (or the embedded model): ``image`` (B, D), ``patches`` (B, N, D), and
         ``tokens[b]`` (B, N, D) when ``blocks`` are named
-    prototypes : (2, D) from a trained :class:`PromptLearner`; any text prototypes give the training-free V-V map
+    prototypes : (2, D) from a trained :class:`PromptLearner` (with hand-written prompts nothing is trained: then use
+        ``clip_ac.zero_shot`` on the same features)
     blocks : None takes the last block only (official since April 2025); else maps are summed over these
     size : (H, W) of the maps; the official code takes the input size, 518. None stays on the patch grid, unsmoothed
     sigma : of the Gaussian, in pixels of a 518-pixel image; scaled with ``size``
@@ -45,7 +46,8 @@ def zero_shot(features, prototypes, temperature=0.07, blocks=None, size=None, si
     -------
     Scores, trained elsewhere. Image in [0, 1], from CLS only; maps in [0, number of blocks].
 
-    Source: AnomalyCLIP, training and inference; official test.py: softmax on the grid, **then** bilinear (the opposite of APRIL-GAN), then Gaussian.
+    Source: AnomalyCLIP, training and inference; official test.py: softmax on the grid, **then** bilinear (the
+    opposite of APRIL-GAN), then Gaussian.
     """
     maps = []
     for part in batches(features):

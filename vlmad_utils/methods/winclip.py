@@ -8,13 +8,15 @@ There is no official code; where public rebuilds differ an option reproduces eac
 that agrees best with the paper.
 """
 
-import numpy as np
 import torch
 
 from ..windows import window_indices
-from . import Scores, anomaly_probability, batches, tensor, upsample
+from . import Scores, anomaly_probability, batches, tensor
 from .memory_bank import nearest
+from .tiling import five_crops, merge_tiles, tiles
 
+__all__ = ["harmonic", "spread", "combine", "image_score", "zero_shot", "association", "visual_maps", "few_shot",
+           "window_indices", "five_crops", "tiles", "merge_tiles"]
 MEANS = ("harmonic", "arithmetic", "normality")
 
 
@@ -87,8 +89,9 @@ def image_score(features, prototypes, temperature=0.07, crops=None):
 
     Parameters
     ----------
-    crops : None, or (B, n, D) embeddings of further views: the mean over the image and its views ("multi-crop"). The
-        paper's 91.8 on MVTec includes one, single-view 90.8; which crops is not known.
+    crops : None, or (B, n, D) embeddings of further views, e.g. of :func:`.tiling.five_crops`: the mean over the image
+        and its views ("multi-crop"). The paper's 91.8 on MVTec includes one, single-view 90.8; which crops, it is not
+        known.
     """
     score = anomaly_probability(features.image, prototypes, temperature)
     if crops is None:
@@ -205,46 +208,3 @@ def few_shot(features, references, prototypes, temperature=0.07, windows=(2, 3),
         maps = (language.maps + visual) / (2 if fusion == "average" else 1)
     return Scores(image, maps, f"language probability and visual distance, {fusion}", "training-free",
                   map_range=(0.0, 2.0 if fusion == "add" else 1.0))
-
-
-# ---- images that are not square -------------------------------------------------------------------------------------
-def tiles(height, width, stride=0.8):
-    """Square boxes (top, left, bottom, right) in pixels that cover an image; the side is the shorter edge.
-
-    Parameters
-    ----------
-    stride : step in sides along the longer edge; the last tile is aligned with the border
-
-    Source: mala-lab's rebuild (stride 0.8), here for portrait images too. The alternative is to squash the image.
-    """
-    side, length = min(height, width), max(height, width)
-    starts = [*range(0, length - side, max(1, int(stride * side))), length - side]
-    return [(s, 0, s + side, side) if height > width else (0, s, side, s + side) for s in starts]
-
-
-def merge_tiles(scores, boxes, size):
-    """Scores of one image's tiles as scores of the image.
-
-    Parameters
-    ----------
-    scores : Scores of the T tiles
-    boxes : T boxes from :func:`tiles`
-    size : (H, W) of the image in pixels
-
-    Returns
-    -------
-    (image score, map (H, W)) : the mean of the tiles; where tiles overlap the mean of their upsampled maps
-
-    Raises
-    ------
-    ValueError when the boxes leave part of the image uncovered, or their number is not T.
-    """
-    if len(boxes) != len(scores):
-        raise ValueError(f"There are {len(scores)} tile scores and {len(boxes)} boxes.")
-    total, count = torch.zeros(size), torch.zeros(size)
-    for tile, (top, left, bottom, right) in zip(scores.maps, boxes, strict=True):
-        total[top:bottom, left:right] += upsample(tile[None], (bottom - top, right - left))[0]
-        count[top:bottom, left:right] += 1
-    if (count == 0).any():
-        raise ValueError(f"{int((count == 0).sum())} of {np.prod(size)} pixels are in no tile.")
-    return scores.image.mean(), total / count

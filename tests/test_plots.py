@@ -1,0 +1,179 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from vlmad_utils import plots
+
+plt.switch_backend("Agg")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
+MAPS = {"WinCLIP": RNG.random((2, 4, 6)), "memory bank": RNG.random((2, 8, 12), dtype=np.float32)}
+MASKS = np.zeros((2, 32, 48), bool)
+MASKS[0, 20:, 30:] = True  # the second image is normal
+GROUPS = {"cookie": (RNG.random(9), np.arange(9) % 2), "pcb": (RNG.random(5), np.zeros(5, int))}
+ROWS = pd.DataFrame(
+    [(c, m, "image AUROC", v, v - 0.1, min(1, v + 0.1)) for c, m, v in
+     [("cookie", "WinCLIP", 0.7), ("cookie", "memory bank", 0.95), ("pcb", "memory bank", 0.4)]],
+    columns=["category", "method", "metric", "value", "low", "high"],
+)
+FIGURES = {
+    "overlay": lambda: plots.overlay(IMAGES, MAPS, MASKS, labels=["scratch", "good"], licence="MIT"),
+    "sheet": lambda: plots.contact_sheet([IMAGES[0], IMAGES[1][:20]], ["a", "b\nc"], [MASKS[0], None]),
+    "strip": lambda: plots.score_strip(GROUPS, {"cookie": 0.5}, {"pcb": "AUROC undefined"}),
+    "bars": lambda: plots.metric_bars(ROWS, chance={"cookie": 0.5}),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open():
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_byte_stable(name, tmp_path):
+    for out in ("once", "twice"):
+        fig = plots.save(FIGURES[name](), name, "A caption.", out=tmp_path / out)
+        assert not plt.get_fignums(), "a saved figure is closed"
+        assert fig.get_axes()
+    for kind in ("pdf", "png"):
+        first, second = ((tmp_path / out / f"{name}.{kind}").read_bytes() for out in ("once", "twice"))
+        assert first == second
+        assert b"CreationDate" not in first and b"matplotlib" not in first.lower()
+    written = {p.name for p in (tmp_path / "once").iterdir()}
+    assert written == {"captions.yaml", f"{name}.pdf", f"{name}.png"}
+
+
+def test_another_process_and_another_style_give_the_same_bytes(tmp_path):
+    code = (
+        "import sys, matplotlib; matplotlib.use('Agg'); matplotlib.rcParams['font.size'] = 20\n"
+        "import numpy as np; from vlmad_utils import plots\n"
+        "groups = {'a': (np.arange(6.0), np.arange(6) % 2)}\n"
+        "plots.save(plots.score_strip(groups), 'strip', 'A caption.', out=sys.argv[1])\n"
+    )
+    root = Path(plots.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "other")], check=True, cwd=root)
+    groups = {"a": (np.arange(6.0), np.arange(6) % 2)}
+    plots.save(plots.score_strip(groups), "strip", "A caption.", out=tmp_path)
+    for file in ("strip.pdf", "strip.png"):
+        assert (tmp_path / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+def test_print_sizes(tmp_path):
+    widths = {"overlay": plots.PAGE, "sheet": plots.PAGE, "strip": plots.COLUMN, "bars": plots.COLUMN}
+    for name, width in widths.items():
+        plots.save(FIGURES[name](), name, "A caption.", out=tmp_path)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width == round(width * 200)
+            assert image.info["dpi"][0] == pytest.approx(200, abs=0.1)
+
+
+def test_style_is_found_and_does_not_leak():
+    before = plt.rcParams["axes.spines.top"], plt.rcParams["font.size"]
+    FIGURES["bars"]()
+    assert (plt.rcParams["axes.spines.top"], plt.rcParams["font.size"]) == before
+    with plt.style.context("vlmad_utils.report"):
+        cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert plt.rcParams["font.size"] == 8 and not plt.rcParams["axes.spines.top"]
+    assert ["#" + c.lstrip("#") for c in cycle[:2]] == [plots.NORMAL["color"], plots.ANOMALOUS["color"]]
+    assert not {plots.NORMAL["color"], plots.ANOMALOUS["color"]} & set(plots.METHODS)
+
+
+def test_captions_are_added_updated_and_sorted(tmp_path):
+    def one():
+        return plots.score_strip(GROUPS)
+
+    plots.save(one(), "b", "Old.", out=tmp_path)
+    plots.save(one(), "c", "Third.", out=tmp_path)
+    extra = {"notebook": "00_start_here", "licence": "MIT"}
+    plots.save(one(), "a", "Scores of ü images,\n   n = 5.", out=tmp_path, **extra)
+    plots.save(one(), "b", "New.", out=tmp_path)
+    text = (tmp_path / "captions.yaml").read_text(encoding="utf-8")
+    captions = yaml.safe_load(text)
+    assert list(captions) == ["a", "b", "c"] and "ü" in text
+    assert captions["a"] == {"caption": "Scores of ü images, n = 5."} | extra
+    assert captions["b"] == {"caption": "New."}
+    for kind in ("pdf", "png"):
+        assert {p.stem for p in tmp_path.glob(f"*.{kind}")} == set(captions)
+
+
+def test_all_heat_maps_share_one_colour_range():
+    fig = plots.overlay(IMAGES, MAPS)
+    heat = [i for ax in fig.axes for i in ax.images if i.get_cmap() is plots.HEAT]
+    everything = np.concatenate([m.ravel() for m in MAPS.values()])
+    assert len(heat) == 4
+    assert {i.get_clim() for i in heat} == {(everything.min(), everything.max())}
+    fixed = plots.overlay(IMAGES, MAPS, vmin=0, vmax=2)
+    assert {i.get_clim() for ax in fixed.axes for i in ax.images if i.get_cmap() is plots.HEAT} == {(0, 2)}
+
+
+def test_heat_map_cells_lie_over_their_pixels():
+    ax = plots.overlay(IMAGES, MAPS).axes[1]
+    assert {tuple(i.get_extent()) for i in ax.images} == {(-0.5, 47.5, 31.5, -0.5)}
+
+
+def test_contour_only_where_there_is_a_defect():
+    axes = plots.overlay(IMAGES, {"WinCLIP": MAPS["WinCLIP"]}, MASKS).axes
+    assert [len(ax.collections) for ax in axes[:4]] == [2, 2, 0, 0]
+
+
+def test_bars_show_value_method_and_undefined():
+    rows = pd.concat([ROWS, ROWS.iloc[:1].assign(category="pcb", value=np.nan, low=np.nan, high=np.nan)])
+    texts = [t.get_text() for t in plots.metric_bars(rows).axes[0].texts]
+    assert texts == ["0.70  WinCLIP", "0.95  memory bank", "0.40", "undefined"]
+    plain = plots.metric_bars(ROWS.drop(columns=["low", "high", "metric"]), chance=0.5).axes[0]
+    assert plain.get_xlabel() == "value (dotted: chance)"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: plots.overlay(IMAGES / 255, MAPS), "wanted uint8"),
+        (lambda: plots.overlay(IMAGES[..., 0], MAPS), "wanted uint8"),
+        (lambda: plots.overlay(IMAGES, {}), "no maps"),
+        (lambda: plots.overlay(IMAGES, {"a": MAPS["WinCLIP"][:1]}), r"wanted \(2, h, w\)"),
+        (lambda: plots.overlay(IMAGES, {"a": MAPS["WinCLIP"][0]}), r"wanted \(2, h, w\)"),
+        (lambda: plots.overlay(IMAGES, {"a": MAPS["WinCLIP"] * np.nan}), "NaN"),
+        (lambda: plots.overlay(IMAGES, {"a": np.ones((2, 4, 4))}), "vmin below vmax"),
+        (lambda: plots.overlay(IMAGES, MAPS, MASKS[:1]), "1 masks for 2 images"),
+        (lambda: plots.overlay(IMAGES, MAPS, MASKS[:, :8]), "mask 0 has shape"),
+        (lambda: plots.contact_sheet([]), "at least one"),
+        (lambda: plots.contact_sheet(IMAGES, titles=["a"]), "as many titles"),
+        (lambda: plots.contact_sheet(IMAGES, masks=[None, MASKS[0].T]), "mask 1 has shape"),
+        (lambda: plots.score_strip({}), "no category"),
+        (lambda: plots.metric_bars(ROWS.drop(columns="value")), "no column"),
+        (lambda: plots.metric_bars(pd.concat([ROWS, ROWS])), "repeat a pair"),
+        (lambda: plots.metric_bars(ROWS.iloc[:0]), "empty"),
+    ],
+)
+def test_wrong_input_is_an_error_before_anything_is_drawn(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+    assert not plt.get_fignums()
+
+
+def test_wrong_scores_name_the_category():
+    with pytest.raises(ValueError, match="'cookie' has scores"):
+        plots.score_strip({"cookie": (np.zeros(3), np.zeros(4))})
+
+
+@pytest.mark.parametrize("name, caption, message", [("a/b", "Text.", "letters"), ("a", "  ", "no caption")])
+def test_a_figure_needs_a_name_and_a_caption(name, caption, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        plots.save(plots.score_strip(GROUPS), name, caption, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_go_to_the_repository_by_default(tmp_path, monkeypatch):
+    assert plots.FIGURES == Path(__file__).resolve().parents[1] / "figures"
+    monkeypatch.setattr(plots, "FIGURES", tmp_path)
+    plots.save(plots.score_strip(GROUPS), "here", "A caption.")
+    assert (tmp_path / "here.pdf").exists()
