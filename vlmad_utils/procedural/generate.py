@@ -18,6 +18,8 @@ from .objects import OBJECTS
 from .tables import DEFECT_TYPES, FAMILIES, PART_FAULTS, defects_of
 from .textures import TEXTURES
 
+VERSION = 2  # of the pixels: raise it when a change of the generator changes them, so that old data is made again
+
 
 def _rng(*keys):
     """Generator from words and numbers, the same on every machine."""
@@ -143,7 +145,7 @@ def _category(root, family, n_train, n_good, n_defect, size, seed):
         "size": size,
         "seed": seed,
         "defects": list(defects_of(family)),
-        "version": 1,
+        "version": VERSION,
     }
     manifest = folder / "manifest.json"
     if manifest.exists() and json.loads(manifest.read_text()) == plan:

@@ -1,0 +1,31 @@
+"""The book of notebooks: what is kept of the outputs of a run."""
+
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from vlmad_utils import book
+
+
+def stream(text, name="stderr"):
+    return new_output("stream", name=name, text=text)
+
+
+def test_tidy_keeps_the_last_state_of_a_progress_bar_that_came_in_pieces():
+    pieces = [stream("\r  0%|  | 0/2"), stream("\r 50%|# | 1/2"), stream("\r100%|##| 2/2"), stream("\n")]
+    cell = new_code_cell("work()", outputs=[*pieces, stream("done\n", "stdout"), stream("more\n", "stdout")])
+    outputs = book.tidy(new_notebook(cells=[cell]), "links").cells[0].outputs
+    assert [(o.name, o.text) for o in outputs] == [("stderr", "100%|##| 2/2\n"), ("stdout", "done\nmore\n")]
+
+
+def test_tidy_keeps_other_outputs_and_their_order():
+    picture = new_output("display_data", data={"text/plain": "figure"})
+    cell = new_code_cell("draw()", outputs=[stream("a\n", "stdout"), picture, stream("b\n", "stdout")])
+    outputs = book.tidy(new_notebook(cells=[cell]), "links").cells[0].outputs
+    assert [o.output_type for o in outputs] == ["stream", "display_data", "stream"]
+
+
+def test_tidy_sets_navigation_and_stamp_and_drops_traces_of_the_run():
+    cells = [new_markdown_cell(f"{book.NAVIGATION}\nold"), new_code_cell("1", metadata={"papermill": {}, "tags": []})]
+    notebook = book.tidy(new_notebook(cells=cells, metadata={"papermill": {"path": "x"}, "widgets": {}}), "new")
+    assert notebook.cells[0].source == "new" and not notebook.cells[1].metadata
+    assert notebook.metadata.vlmad.source == book.source_stamp(notebook)
+    assert not {"papermill", "widgets"} & set(notebook.metadata)

@@ -1,0 +1,161 @@
+"""Measure the embedded model: python -m vlmad_utils.embedded_evaluation [--folder NAME=ROOT:OBJECT ...]
+
+Zero-shot, training-free on every set named here: the heads saw procedural training families only. Writes
+data/embedded/evaluation.csv (tidy rows with bootstrap intervals) and evaluation_prompts.csv. More than one training
+seed is measured when data/embedded-seed1, ... exist (python -m vlmad_utils.embedded_training --seeds 3).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from . import captions, data, dinov2, metrics, prompts, sources
+from .embedded import FOLDER, HEAD_BLOCKS, Embedded, MiniLM, load_heads, stack_tokens
+from .procedural import generate
+
+TOP = 3  # patches in the patch score
+VARIANTS = ("winclip", "swapped", "held-out synonyms", "plain words", "shuffled text head")
+
+
+def two_prompt_sets(model, noun):
+    """{variant: prototypes (2, D)}: the WinCLIP ensemble, the same swapped, words never trained with, trained plain
+    words in the same form, and a text head with permuted inputs (must give chance)."""
+    held = {side: list(states) for side, states in captions.HELD_OUT_SYNONYMS.items()}
+    plain = {"normal": ["perfect {}"], "anomalous": ["damaged {}", "broken {}"]}
+    forms = {"templates": ["a photo of a {}.", "a close-up photo of the {}.", "{}"]}
+    found = {"winclip": prompts.prototypes(model, noun, "winclip"),
+             "held-out synonyms": prompts.prototypes(model, noun, {**held, **forms}),
+             "plain words": prompts.prototypes(model, noun, {**plain, **forms})}
+    found["swapped"] = found["winclip"].flip(0)
+    permutation = torch.from_numpy(np.random.default_rng(0).permutation(model.heads.text.in_features))
+    shuffled = []
+    for side in prompts.compose(noun, "winclip"):
+        with torch.inference_mode():
+            z = F.normalize(model.heads.text(model.sentences(side)[:, permutation]), dim=-1)
+        shuffled.append(F.normalize(z.mean(0), dim=-1))
+    found["shuffled text head"] = torch.stack(shuffled)
+    return {name: found[name] for name in VARIANTS}
+
+
+@torch.inference_mode()
+def score(models, index, batch_size=8):
+    """Scores of all images with every model, the tower run once.
+
+    Returns
+    -------
+    list (one entry a model) of {variant: (image-head score (B,), patch logit difference (B, h, w))}, higher is more
+    anomalous, and list of image embeddings (B, D)
+    """
+    first = models[0]
+    nouns = index.object_name.tolist()
+    text = [{noun: two_prompt_sets(model, noun) for noun in dict.fromkeys(nouns)} for model in models]
+    found = [{variant: ([], []) for variant in VARIANTS} for _ in models]
+    embeddings = [[] for _ in models]
+    for start in tqdm(range(0, len(index), batch_size), desc=index.dataset.iloc[0], unit="batch"):
+        part = index.iloc[start:start + batch_size]
+        pixels = torch.stack([first.preprocess(data.read_image(path)) for path in part.image_path])
+        _, taken = first.run(first.embed(pixels), HEAD_BLOCKS)
+        x = stack_tokens(taken)
+        for i, model in enumerate(models):
+            hidden = model.heads.trunk(x[:, 1:])
+            patches = F.normalize(model.heads.patch(hidden), dim=-1)
+            image = F.normalize(model.heads.image(hidden, x[:, 0]), dim=-1)
+            embeddings[i].append(image)
+            for variant in VARIANTS:
+                t = torch.stack([text[i][noun][variant] for noun in part.object_name])  # (b, 2, D)
+                direction = t[:, 1] - t[:, 0]
+                found[i][variant][0].append((image * direction).sum(-1))
+                found[i][variant][1].append((patches @ direction[..., None])[..., 0].unflatten(1, first.grid))
+    return ([{v: tuple(torch.cat(p).numpy() for p in pair) for v, pair in one.items()} for one in found],
+            [torch.cat(e).numpy() for e in embeddings])
+
+
+def top_patches(maps):
+    """Mean of the TOP highest patches of each map (B, h, w) -> (B,)."""
+    return np.sort(maps.reshape(len(maps), -1), axis=1)[:, -TOP:].mean(1)
+
+
+def pixel_scores(maps, index, size=224):
+    """Maps bilinearly at size x size, and masks (binarised first), both (B, size, size)."""
+    up = F.interpolate(torch.from_numpy(maps)[:, None], size=(size, size), mode="bilinear")[:, 0].numpy()
+    masks = np.stack([data.read_mask(path, size=(size, size)) for path in index.mask_path])
+    return up, masks
+
+
+def evaluate(models, index, size, n=1000):
+    """Tidy rows of one data set for all models (seeds), one group of rows a category."""
+    rows = []
+    for category, part in index[index.split == "test"].groupby("category", sort=True):
+        part = part.reset_index(drop=True)
+        labels = part.label.to_numpy()
+        pixels = part.mask_path.notna().any()
+        scores, embeddings = score(models, part)
+        brightness = np.array([data.read_image(path).mean() for path in part.image_path])
+        for seed, variants in enumerate(scores):
+            base = {"dataset": part.dataset[0], "category": category, "seed": seed, "image_size": size,
+                    "n_images": len(part), "n_anomalous": int(labels.sum())}
+
+            def add(metric, score_name, variant, interval, base=base):
+                rows.append({**base, "metric": metric, "score": score_name, "prompts": variant, "value": interval.value,
+                             "low": interval.low, "high": interval.high})
+            for variant, (image, maps) in variants.items():
+                add("image_auroc", "top patches", variant, metrics.bootstrap(top_patches(maps), labels, n=n))
+                add("image_auroc", "image head", variant, metrics.bootstrap(image, labels, n=n))
+                if pixels and variant in ("winclip", "swapped"):
+                    up, masks = pixel_scores(maps, part)
+                    add("pixel_auroc", "map", variant, metrics.bootstrap(up, masks, n=30))
+            add("image_auroc", "brightness baseline", "none", metrics.bootstrap(np.abs(brightness - np.median(brightness)), labels, n=n))
+    return rows
+
+
+def noun_retrieval(models, index):
+    """Share of normal images whose family noun is the nearest of all families' nouns, per model; and chance."""
+    part = index[(index.label == 0) & (index.split == "test")].reset_index(drop=True)
+    nouns = sorted(set(part.object_name))
+    _, embeddings = score(models, part)
+    found = []
+    for model, image in zip(models, embeddings):
+        text = F.normalize(torch.stack([prompts.embed(model, [f"a photo of a {n}.", n]).mean(0) for n in nouns]), dim=-1).numpy()
+        found.append(float(np.mean([nouns[i] == name for i, name in zip((image @ text.T).argmax(1), part.object_name)])))
+    return found, 1 / len(nouns)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", action="append", default=[], metavar="CATEGORY=ROOT:OBJECT",
+                        help="an MVTec-like category of your own, e.g. cookie=sets/cookie:cookie")
+    parser.add_argument("--size", type=int, default=None, help="image size, default the model's own")
+    parser.add_argument("--out", type=Path, default=FOLDER / "evaluation.csv")
+    options = parser.parse_args(arguments)
+    folders = [FOLDER, *sorted(FOLDER.parent.glob(f"{FOLDER.name}-seed*"))]
+    tower, sentences = dinov2.load_tower(), MiniLM(sources.fetch(["minilm"])["minilm"])
+    models = [Embedded(tower, sentences, load_heads(folder)[0], options.size) for folder in folders]
+    size = models[0].image_size[0]
+    held_out = data.index("procedural")
+    rows = []
+    for index in (held_out, data.index("elpv"), data.index("textile", limit=400)):
+        rows += evaluate(models, index, size)
+    for entry in options.folder:
+        category, _, rest = entry.partition("=")
+        root, _, noun = rest.rpartition(":")
+        index = data.index("folder", root=root)
+        rows += evaluate(models, index.assign(dataset="real", category=category, object_name=noun), size)
+    frame = pd.DataFrame(rows)
+    retrieval, chance = noun_retrieval(models, held_out)
+    extra = [{"dataset": "procedural", "category": "held-out families", "seed": seed, "metric": "noun_retrieval", "score": "image head",
+              "prompts": "nouns", "value": value, "low": chance, "high": np.nan, "image_size": size} for seed, value in enumerate(retrieval)]
+    frame = pd.concat([frame, pd.DataFrame(extra)], ignore_index=True)
+    frame.round(4).to_csv(options.out, index=False)
+    wide = frame[frame.prompts.isin(["winclip", "none", "nouns"])].pivot_table(index=["dataset", "category"], columns=["metric", "score"],
+                                                                values="value")
+    print(wide.round(3).to_string())
+    print("families:", ", ".join(name for name, family in generate.FAMILIES.items() if family.role == "eval"))
+
+
+if __name__ == "__main__":
+    main()
