@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from fixtures import tiny
 from PIL import Image
 
-from fixtures import tiny
 from vlmad_utils import backbones
 from vlmad_utils.windows import window_indices
 

@@ -71,8 +71,9 @@ class MiniLM:
     """Frozen all-MiniLM-L6-v2: sentences -> (P, 384) unit norm, mean pooled over real tokens."""
 
     def __init__(self, folder, device="cpu"):
-        from transformers import AutoModel, AutoTokenizer  # slow to import, wanted only here
+        from transformers import AutoModel, AutoTokenizer, utils  # slow to import, wanted only here
 
+        utils.logging.disable_progress_bar()  # "Loading weights" of a file that loads in a blink
         folder = next(Path(folder).rglob("model.safetensors")).parent
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.bert = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device)
