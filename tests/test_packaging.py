@@ -41,7 +41,7 @@ def test_readme_table_is_up_to_date():
     assert book.readme() == (book.ROOT / "README.md").read_text(encoding="utf-8"), "run python -m vlmad_utils.book readme"
 
 
-def test_no_machine_path_and_no_secret_folder_in_the_repository():
+def test_no_machine_path_in_the_repository():
     pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|work)/[\w.-]+/[\w./-]+")
     for path in tracked():
         if path.suffix in (".png", ".pdf", ".safetensors", ".npz"):
@@ -65,7 +65,7 @@ def test_notebook_is_fit_to_read(path):
     title, promise = book.headline(notebook)
     assert title and promise.endswith(".")
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    for part in ("You will learn", "You need", "> Scope", book.NAVIGATION, "Takeaways", "Exercises", "References"):
+    for part in ("You will learn", "You need", "> **Scope", book.NAVIGATION, "Takeaways", "Exercises", "References"):
         assert part.lower() in text.lower(), f"{path.stem} has no {part!r}"
     assert book.navigation(path, book.notebooks()) in text, "navigation is stale: make notebooks"
 
