@@ -129,7 +129,8 @@ def noun_retrieval(models, index):
 LOOKS = (
     "The recipe was chosen on training families and kinds of defect held out for that purpose. The real sets were looked at once with the "
     "recipe as it is, on samples and with the heads of one more run; then by test runs of the notebooks 00 and 02 on small samples of elpv "
-    "and textile; then for the table above; then once more, on samples, at 224 and 448 pixels. Nothing was changed after any of these looks. The feasibility run that the design comes from "
+    "and textile; then for the table above; then once more, on samples, at 224 and 448 pixels. "
+    "Nothing was changed after any of these looks. The feasibility run that the design comes from "
     "had seen the same sets, and the generator was drawn by people who knew them."
 )
 
