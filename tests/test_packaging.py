@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from vlmad_utils import book
+from vlmad_utils.procedural import DEFECT_TYPES, FAMILIES
 
 PROJECT = tomllib.loads((book.ROOT / "pyproject.toml").read_text())["project"]
 
@@ -74,3 +75,7 @@ def test_figures_and_captions_are_complete_both_ways():
     captions = yaml.safe_load((book.ROOT / "figures/captions.yaml").read_text())
     pictures = {p.stem for p in (book.ROOT / "figures").glob("*.png")}
     assert pictures == set(captions) == {p.stem for p in (book.ROOT / "figures").glob("*.pdf")}
+
+
+def test_readme_counts_the_generator_right():
+    assert f"{len(FAMILIES)} products, {len(DEFECT_TYPES)} kinds of defect" in (book.ROOT / "README.md").read_text(encoding="utf-8")
