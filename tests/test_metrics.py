@@ -230,8 +230,6 @@ def test_wrong_options_are_errors():
         m.chance("accuracy", masks)
     with pytest.raises(ValueError, match="give labels"):
         m.chance("image_ap")
-    with pytest.raises(ValueError, match="no category"):
-        m.bootstrap_mean({})
 
 
 def test_chance_levels():
@@ -239,74 +237,6 @@ def test_chance_levels():
     assert m.chance("image_auroc") == 0.5 and m.chance("aupro") == 0.15 and m.chance("aupro", limit=1) == 0.5
     assert m.chance("image_ap", labels) == pytest.approx(1258 / 1725)
     assert m.chance("image_f1max", labels) == pytest.approx(2 * 1258 / (1725 + 1258))
-
-
-def sample(rng, size=60, shift=1.0):
-    labels = np.repeat([0, 1], size // 2)
-    return rng.standard_normal(size) + shift * labels, labels
-
-
-def test_bootstrap_is_deterministic_and_contains_the_value():
-    scores, labels = sample(np.random.default_rng(1))
-    for metric in (m.auroc, m.average_precision, m.f1max):
-        found = m.bootstrap(scores, labels, metric, n=300)
-        assert found == m.bootstrap(scores, labels, metric, n=300)
-        assert found != m.bootstrap(scores, labels, metric, n=300, seed=1)
-        assert found.low < found.value < found.high and found.value == metric(scores, labels)
-        narrow = m.bootstrap(scores, labels, metric, n=300, level=0.5)
-        assert found.low < narrow.low < narrow.high < found.high
-
-
-def test_vectorised_bootstrap_of_auroc_is_the_plain_one():
-    scores, labels = sample(np.random.default_rng(2))
-    scores = np.round(scores, 1)  # ties
-    fast = m.bootstrap(scores, labels, n=4000)
-    plain = m.bootstrap(scores, labels, lambda s, y: roc_auc_score(y, s), n=1000)
-    assert fast.value == pytest.approx(plain.value)
-    assert fast[1:] == pytest.approx(plain[1:], abs=0.015)
-    # The draws themselves: the same counts, given to scikit-learn as repeated images.
-    normal, anomalous = np.sort(scores[labels == 0]), scores[labels == 1]
-    draws = m._auroc_draws(normal, anomalous, 20, np.random.default_rng(3))
-    rng = np.random.default_rng(3)
-    lows, highs = rng.integers(30, size=(20, 30)), rng.integers(30, size=(20, 30))
-    for value, low, high in zip(draws, lows, highs, strict=True):
-        assert value == pytest.approx(roc_auc_score(labels, np.concatenate([normal[low], anomalous[high]])))
-
-
-def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    rng, truth = np.random.default_rng(4), 0.7602  # Phi(1 / sqrt 2)
-    intervals = [m.bootstrap(*sample(rng, 100), n=400) for _ in range(200)]
-    covered = [low <= truth <= high for _, low, high in intervals]
-    assert 0.88 <= np.mean(covered) <= 0.99
-
-
-def test_bootstrap_of_pixels_draws_images():
-    scores, masks = PARITY["smooth_scores"], PARITY["masks"]
-    found = m.bootstrap(scores, masks, m.aupro, n=50)
-    assert found.low < found.value < found.high and found.value == m.aupro(scores, masks)
-
-
-def test_bootstrap_of_the_undefined_is_nan_with_one_warning():
-    with pytest.warns(m.UndefinedMetricWarning) as caught:
-        assert np.isnan(m.bootstrap(np.arange(5.0), np.zeros(5, int))).all()
-    assert len(caught) == 1
-    groups = {"a": sample(np.random.default_rng(0)), "b": (np.arange(5.0), np.zeros(5, int))}
-    with pytest.warns(m.UndefinedMetricWarning):
-        assert np.isnan(m.bootstrap_mean(groups)).all()
-
-
-def test_bootstrap_of_the_macro_mean():
-    rng = np.random.default_rng(5)
-    groups = {name: sample(rng, 60, shift) for name, shift in [("c", 0.2), ("a", 1.0), ("b", 2.0)]}
-    found = m.bootstrap_mean(groups)
-    assert found.value == pytest.approx(np.mean([m.auroc(*pair) for pair in groups.values()]))
-    assert found == m.bootstrap_mean(dict(sorted(groups.items())))
-    singles = [m.bootstrap(*pair) for pair in groups.values()]
-    width = found.high - found.low
-    expected = np.sqrt(sum((i.high - i.low) ** 2 for i in singles)) / 3  # independent categories
-    assert width == pytest.approx(expected, rel=0.15)
-    wide = m.bootstrap_mean(groups, over_categories=True)
-    assert wide.high - wide.low > 1.5 * width
 
 
 def test_a_thousand_maps_fit_in_time_and_memory():

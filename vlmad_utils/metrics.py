@@ -1,10 +1,11 @@
-"""Metrics of detection and segmentation: AUROC, AP, F1-max, AU-PRO, chance levels, bootstrap intervals.
+"""Metrics of detection and segmentation: AUROC, AP, F1-max, AU-PRO, chance levels.
 
 Everything is a function of two arrays of one shape: scores (higher is more anomalous), labels (1 anomalous).
 Images have shape (B,), pixels (B, H, W); the same functions serve both. All metrics follow from one table, by
 `rank`: for each distinct score of an anomalous item, how many normal items score higher, and how many as high
 or higher. It takes a sort of values only: 65 million pixels need seconds and 1 GB, where scikit-learn needs a
 minute and 4 GB for the same number. `rank(maps, masks)` may be kept and given to each metric.
+Bootstrap intervals are in bootstrap.py.
 
 What cannot be defined (one class only, no region, NaN among the scores) is NaN with `UndefinedMetricWarning`.
 """
@@ -28,14 +29,6 @@ class Ranking(NamedTuple):
     n_normal: int
     n_anomalous: int
     nan: int  # NaN among the scores; if not 0, the arrays are empty
-
-
-class Interval(NamedTuple):
-    """A value and its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def rank(scores, labels, regions=False, connectivity=8):
@@ -97,7 +90,7 @@ def auroc(scores, labels=None):
     r = _ranking(scores, labels)
     if _undefined("AUROC", r, anomalous=True, normal=True):
         return float("nan")
-    return _area(r, r.hits, limit=1.0) / r.n_anomalous
+    return float(_area(r.above / r.n_normal, r.atleast / r.n_normal, r.hits, limit=1.0)) / r.n_anomalous
 
 
 def average_precision(scores, labels=None):
@@ -154,7 +147,7 @@ def aupro(maps, masks=None, limit=0.3, connectivity=8):
     r = _ranking(maps, masks, regions=True, connectivity=connectivity)
     if _undefined("AU-PRO", r, anomalous=True, normal=True):
         return float("nan")
-    return _area(r, r.overlap, limit) / limit
+    return float(_area(r.above / r.n_normal, r.atleast / r.n_normal, r.overlap, limit)) / limit
 
 
 def aupro_200(maps, masks, limit=0.3, steps=200):
@@ -228,49 +221,6 @@ def chance(metric, labels=None, limit=0.3):
     return prevalence if name == "ap" else 2 * prevalence / (1 + prevalence)
 
 
-def bootstrap(scores, labels, metric=auroc, n=1000, seed=0, level=0.95):
-    """Percentile interval over images, drawn with replacement within normal and within anomalous images.
-
-    It shows the luck in the choice of test images, not that of references or of training. Where the classes
-    are parted without error, AUROC is 1 in every draw and the interval has no width: that is not certainty.
-
-    Parameters
-    ----------
-    scores, labels : (B,), or (B, H, W) for pixels (an image with any anomalous pixel is anomalous)
-    metric : function of (scores, labels); `auroc` of images is computed for all draws at once
-    n : number of draws; level : share of the draws inside the interval
-
-    Returns Interval(value, low, high), NaN when the metric is undefined.
-    """
-    scores, labels = _checked(scores, labels)
-    value = float(metric(scores, labels))
-    if np.isnan(value):
-        return Interval(value, value, value)
-    return _interval(value, _draws(scores, labels, metric, n, np.random.default_rng(seed)), level)
-
-
-def bootstrap_mean(groups, metric=auroc, n=1000, seed=0, level=0.95, over_categories=False):
-    """Interval of the macro mean over categories, images drawn within each category as in `bootstrap`.
-
-    Parameters
-    ----------
-    groups : dict of category -> (scores, labels)
-    over_categories : also draw the categories, as a sample of all possible ones (a wider interval); else they
-        are taken as given, as in a benchmark
-    """
-    if not groups:
-        raise ValueError("no category was given; wanted a dict of category -> (scores, labels)")
-    rng = np.random.default_rng(seed)
-    arrays = [_checked(*groups[name]) for name in sorted(groups)]  # the order of the dict does not matter
-    value = float(np.mean([metric(*pair) for pair in arrays]))
-    if np.isnan(value):
-        return Interval(value, value, value)
-    draws = np.stack([_draws(*pair, metric, n, rng) for pair in arrays])
-    if over_categories:
-        draws = np.take_along_axis(draws, rng.integers(len(draws), size=draws.shape), axis=0)
-    return _interval(value, draws.mean(axis=0), level)
-
-
 def _checked(scores, labels):
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.shape != labels.shape:
@@ -301,14 +251,13 @@ def _undefined(name, r, anomalous=False, normal=False):
     return bool(reason)
 
 
-def _area(r, weight, limit):
+def _area(start, stop, weight, limit):
     # As the threshold passes one score, FPR goes from `start` to `stop` and the curve climbs by `weight` in a
     # straight line: the area up to the limit is a triangle within the ramp and a rectangle behind it.
-    start, stop = r.above / r.n_normal, r.atleast / r.n_normal
     width = stop - start
     inside = np.clip(limit - start, 0, width)
-    triangle = np.divide(inside**2, 2 * width, out=np.zeros(len(width)), where=width > 0)
-    return float(np.sum(weight * (triangle + np.clip(limit - stop, 0, None))))
+    triangle = np.divide(inside**2, 2 * width, out=np.zeros(width.shape), where=width > 0)
+    return np.sum(weight * (triangle + np.clip(limit - stop, 0, None)), axis=-1)
 
 
 def _f1max(r):
@@ -321,30 +270,10 @@ def _f1max(r):
     return float(f1[best]), float(r.thresholds[best])
 
 
-def _draws(scores, labels, metric, n, rng):
-    """(n,) values of the metric on images drawn within each class."""
-    anomalous = labels.reshape(len(labels), -1).any(axis=1)
-    groups = [np.flatnonzero(~anomalous), np.flatnonzero(anomalous)]
-    if metric is auroc and labels.ndim == 1:
-        return _auroc_draws(np.sort(scores[groups[0]]), scores[groups[1]], n, rng)
-    values = np.empty(n)
-    for i in range(n):
-        chosen = np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups if len(g)])
-        values[i] = metric(scores[chosen], labels[chosen])
-    return values
+def __getattr__(name):
+    # `metrics.bootstrap` and its kin live in bootstrap.py, which imports this module: look there when first asked.
+    if name in ("Interval", "bootstrap", "bootstrap_mean", "pixel_bootstrap"):
+        from . import bootstrap
 
-
-def _auroc_draws(normal, anomalous, n, rng):
-    # A draw only changes how often each image counts: counts (n, Q) and (n, P), ranks by a cumulative sum.
-    def times(size):
-        drawn = rng.integers(size, size=(n, size)) + np.arange(n)[:, None] * size
-        return np.bincount(drawn.ravel(), minlength=n * size).reshape(n, size)
-
-    below = np.concatenate([np.zeros((n, 1), int), np.cumsum(times(len(normal)), axis=1)], axis=1)
-    lower, upper = (np.searchsorted(normal, anomalous, side=side) for side in ("left", "right"))
-    wins = (below[:, lower] + below[:, upper]) * times(len(anomalous))
-    return wins.sum(axis=1) / (2 * len(normal) * len(anomalous))
-
-
-def _interval(value, draws, level):
-    return Interval(value, *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist())
+        return getattr(bootstrap, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,165 @@
+"""Bootstrap intervals of the metrics: which values other test images of the same kind might have given.
+
+Images are drawn with replacement, normal and anomalous ones apart. `bootstrap` takes any metric and computes it anew
+for each draw; `pixel_bootstrap` takes the four pixel metrics at once, from histograms, in seconds.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .metrics import _area, _checked, aupro, auroc, average_precision, f1max, rank, region_weights
+
+SAMPLE = 2**20  # pixels from which quantiles are taken
+BLOCK = 64  # draws computed at once: 2 MB an array with 4,096 bins
+
+
+class Interval(NamedTuple):
+    """A value and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(scores, labels, metric=auroc, n=1000, seed=0, level=0.95):
+    """Percentile interval over images, drawn with replacement within normal and within anomalous images.
+
+    It shows the luck in the choice of test images, not that of references or of training. Where the classes
+    are parted without error, AUROC is 1 in every draw and the interval has no width: that is not certainty.
+
+    Parameters
+    ----------
+    scores, labels : (B,), or (B, H, W) for pixels (an image with any anomalous pixel is anomalous)
+    metric : function of (scores, labels); `auroc` of images is computed for all draws at once
+    n : number of draws; level : share of the draws inside the interval
+
+    Returns Interval(value, low, high), NaN when the metric is undefined.
+    """
+    scores, labels = _checked(scores, labels)
+    value = float(metric(scores, labels))
+    if np.isnan(value):
+        return Interval(value, value, value)
+    return _interval(value, _draws(scores, labels, metric, n, np.random.default_rng(seed)), level)
+
+
+def bootstrap_mean(groups, metric=auroc, n=1000, seed=0, level=0.95, over_categories=False):
+    """Interval of the macro mean over categories, images drawn within each category as in `bootstrap`.
+
+    Parameters
+    ----------
+    groups : dict of category -> (scores, labels)
+    over_categories : also draw the categories, as a sample of all possible ones (a wider interval); else they
+        are taken as given, as in a benchmark
+    """
+    if not groups:
+        raise ValueError("no category was given; wanted a dict of category -> (scores, labels)")
+    rng = np.random.default_rng(seed)
+    arrays = [_checked(*groups[name]) for name in sorted(groups)]  # the order of the dict does not matter
+    value = float(np.mean([metric(*pair) for pair in arrays]))
+    if np.isnan(value):
+        return Interval(value, value, value)
+    draws = np.stack([_draws(*pair, metric, n, rng) for pair in arrays])
+    if over_categories:
+        draws = np.take_along_axis(draws, rng.integers(len(draws), size=draws.shape), axis=0)
+    return _interval(value, draws.mean(axis=0), level)
+
+
+def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=4096):
+    """Intervals of pixel_{auroc, ap, f1max} and aupro over images, drawn as in `bootstrap`, in seconds.
+
+    The values are exact. The draws (those of `bootstrap` with the same seed) see the scores in bins, half of them
+    between quantiles of all pixels, half between quantiles of the anomalous ones: a draw is then a sum of histograms of
+    images. 4,096 bins moved no metric by 0.001 in tests; where each distinct score has its own bin, nothing is lost.
+
+    Parameters
+    ----------
+    maps : (B, H, W) scores at the size of the masks
+    masks : (B, H, W) bool or 0/1, normal images included (all zero)
+    n : number of draws; level : share of the draws inside the interval
+    limit : of AU-PRO, in (0, 1]
+    bins : largest number of bins
+
+    Returns dict of Interval(value, low, high), NaN when the metric is undefined.
+    """
+    maps, masks = _checked(maps, masks)
+    r = rank(maps, masks, regions=True)
+    values = {"pixel_auroc": auroc(r), "pixel_ap": average_precision(r), "pixel_f1max": f1max(r), "aupro": aupro(r, limit=limit)}
+    if np.isnan(list(values.values())).all():
+        return {name: Interval(value, value, value) for name, value in values.items()}
+    rng = np.random.default_rng(seed)
+    counts = np.stack([np.bincount(chosen, minlength=len(maps)) for chosen in _drawn(_classes(masks), n, rng)])
+    tails = _tails(maps, masks, _edges(maps, masks, bins, rng))
+    draws = np.concatenate([_drawn_metrics(counts[i : i + BLOCK], tails, limit) for i in range(0, n, BLOCK)], axis=1)
+    return {name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)}
+
+
+def _draws(scores, labels, metric, n, rng):
+    """(n,) values of the metric on images drawn within each class."""
+    groups = _classes(labels)
+    if metric is auroc and labels.ndim == 1:
+        return _auroc_draws(np.sort(scores[groups[0]]), scores[groups[1]], n, rng)
+    return np.array([metric(scores[chosen], labels[chosen]) for chosen in _drawn(groups, n, rng)])
+
+
+def _classes(labels):
+    """Indices of the normal and of the anomalous images."""
+    anomalous = labels.reshape(len(labels), -1).any(axis=1)
+    return [np.flatnonzero(~anomalous), np.flatnonzero(anomalous)]
+
+
+def _drawn(groups, n, rng):
+    """Yields n times the indices of a draw: as many images of each group as it has, with replacement."""
+    for _ in range(n):
+        yield np.concatenate([g[rng.integers(len(g), size=len(g))] for g in groups if len(g)])
+
+
+def _auroc_draws(normal, anomalous, n, rng):
+    # A draw only changes how often each image counts: counts (n, Q) and (n, P), ranks by a cumulative sum.
+    def times(size):
+        drawn = rng.integers(size, size=(n, size)) + np.arange(n)[:, None] * size
+        return np.bincount(drawn.ravel(), minlength=n * size).reshape(n, size)
+
+    below = np.concatenate([np.zeros((n, 1), int), np.cumsum(times(len(normal)), axis=1)], axis=1)
+    lower, upper = (np.searchsorted(normal, anomalous, side=side) for side in ("left", "right"))
+    wins = (below[:, lower] + below[:, upper]) * times(len(anomalous))
+    return wins.sum(axis=1) / (2 * len(normal) * len(anomalous))
+
+
+def _interval(value, draws, level):
+    return Interval(value, *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist())
+
+
+def _edges(maps, masks, bins, rng):
+    """(K,) lower ends of the bins, highest first; the last is the lowest score. All are scores that occur."""
+    edges = [[maps.min()]]
+    for scores in (maps.ravel(), maps[masks]):
+        if len(scores) > SAMPLE:
+            scores = scores[rng.integers(len(scores), size=SAMPLE)]
+        edges.append(np.sort(scores)[np.linspace(0, len(scores) - 1, (bins - 1) // 2).round().astype(int)])
+    return np.unique(np.concatenate(edges))[::-1]
+
+
+def _tails(maps, masks, edges):
+    """(3, B, K): how many normal and anomalous pixels, and what share of regions, score as high as an edge or higher."""
+    tails = np.empty((3, len(maps), len(edges)))
+    weights = np.split(region_weights(masks), np.cumsum(masks.sum(axis=(1, 2)))[:-1])
+    for i, (scores, mask, weight) in enumerate(zip(maps, masks, weights)):
+        normal, anomalous = np.sort(scores[~mask]), scores[mask]
+        order = np.argsort(anomalous)
+        found = len(anomalous) - np.searchsorted(anomalous[order], edges)
+        covered = np.concatenate([[0], np.cumsum(weight[order[::-1]])])[found]
+        tails[:, i] = len(normal) - np.searchsorted(normal, edges), found, covered
+    return tails
+
+
+def _drawn_metrics(counts, tails, limit):
+    """(4, n) AUROC, AP, F1-max and AU-PRO when image b counts counts[:, b] times; see `metrics` for their definitions."""
+    atleast, found, covered = counts.astype(float) @ tails  # (n, K) each
+    hits, steps = (np.diff(a, axis=1, prepend=0) / a[:, -1:] for a in (found, covered))
+    ap = np.sum(hits * found / np.maximum(found + atleast, 1), axis=1)
+    f1 = np.max(2 * found / (found[:, -1:] + found + atleast), axis=1)
+    with np.errstate(invalid="ignore"):  # a draw without normal pixels is NaN
+        stop = atleast / atleast[:, -1:]
+    start = np.pad(stop[:, :-1], ((0, 0), (1, 0)))
+    return np.stack([_area(start, stop, hits, 1.0), ap, f1, _area(start, stop, steps, limit) / limit])

@@ -1,0 +1,60 @@
+"""The paradigms as the study runs them: each with the options of its paper, fitted to the backbone at hand.
+
+Zero-shot and few-shot forms stand side by side; a method that trains takes what was trained elsewhere
+(:mod:`vlmad_utils.trained`).
+"""
+
+from .methods import anomalyclip, april_gan, clip_ac, memory_bank, winclip
+from .study import Method, digest
+
+
+def temperatures(model):
+    """(image, patch) temperatures that the checkpoint was trained with."""
+    return 1 / model.logit_scale, 1 / getattr(model, "patch_logit_scale", model.logit_scale)
+
+
+def clip_ac_method(model, ensemble="clip-ac", name="CLIP-AC"):
+    """CLIP-AC: the image embedding against two prompts, or an ensemble of them; map from text-aligned patches."""
+    image, _ = temperatures(model)
+    return Method(name, lambda f, r, t: clip_ac.zero_shot(f, t, image), "zero", ensemble, patches=True, settings=(image,))
+
+
+def dense(model, ensemble="winclip", top=3):
+    """Text-aligned patches; the image score is the mean of the ``top`` highest."""
+    _, patch = temperatures(model)
+    return Method("dense patches", lambda f, r, t: clip_ac.zero_shot(f, t, patch, top=top), "zero", ensemble, patches=True,
+                  settings=(patch, top))
+
+
+def winclip_method(model, ensemble="winclip", temperature=0.07, windows=(2, 3), token="final"):
+    """WinCLIP at K = 0, WinCLIP+ with references."""
+    def score(feats, references, text):
+        if references is None:
+            return winclip.zero_shot(feats, text, temperature, windows)
+        return winclip.few_shot(feats, references, text, temperature, windows, token)
+    return Method("WinCLIP", score, "any", ensemble, (token,), windows, settings=(temperature, token))
+
+
+def april_gan_method(model, layers, ensemble="april-gan", transductive=False, scale=None):
+    """APRIL-GAN with trained layers."""
+    options = {"size": model.image_size, "scale": scale or model.logit_scale}
+
+    def score(feats, references, text):
+        if references is None:
+            return april_gan.zero_shot(feats, text, layers, **options)
+        return april_gan.few_shot(feats, references, text, layers, transductive=transductive, **options)
+    return Method("APRIL-GAN" + (" (transductive)" if transductive else ""), score, "few" if transductive else "any", ensemble,
+                  tuple(layers.blocks), settings=(digest(layers), transductive, options["scale"]))
+
+
+def anomalyclip_method(model, prototypes, temperature=0.07):
+    """AnomalyCLIP with learned prompts; for an open_clip model encode with ``anomalyclip.DPAM(model)``."""
+    return Method("AnomalyCLIP", lambda f, r, t: anomalyclip.zero_shot(f, prototypes, temperature, size=model.image_size), "zero",
+                  patches=True, settings=(digest(prototypes), temperature))
+
+
+def memory_bank_method(block=9, name="memory bank", **options):
+    """Nearest neighbours on the tokens of one block, or of several; no text."""
+    blocks = (block,) if isinstance(block, (int, str)) else tuple(block)
+    return Method(name, lambda f, r, t: memory_bank.few_shot(f, r, block=blocks, **options), "few", blocks=blocks,
+                  settings=tuple(sorted(options.items())))

@@ -1,0 +1,77 @@
+"""Tables that notebooks leave for the report, and published numbers, which are never mixed with measured ones."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def folder():
+    """Where tables go: the environment variable VLMAD_RESULTS, else data/results of the checkout."""
+    return Path(os.environ.get("VLMAD_RESULTS") or ROOT / "data" / "results")
+
+
+def save(frame, name):
+    """Write a tidy table as ``<name>.csv``, numbers to 6 digits, at once or not at all; returns the frame.
+
+    Parameters
+    ----------
+    frame : DataFrame; every column becomes text in the file
+    name : of the table, beginning with its notebook's number, e.g. "22_shots"
+
+    Raises
+    ------
+    ValueError for an empty frame.
+    """
+    if not len(frame):
+        raise ValueError(f"the table {name!r} is empty: nothing was written")
+    path = folder() / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        frame.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    return frame
+
+
+def load(name):
+    """The table that :func:`save` wrote.
+
+    Raises
+    ------
+    FileNotFoundError that names the notebook to run.
+    """
+    path = folder() / f"{name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run the notebook whose name begins with {name[:2]} first")
+    return pd.read_csv(path)
+
+
+def published(**where):
+    """Published results with their sources (data/published_results.csv), in the units of the papers (per cent).
+
+    Parameters
+    ----------
+    where : column = value or list of values, e.g. method="WinCLIP", dataset=["MVTec-AD", "VisA"], category="mean"
+
+    Returns
+    -------
+    DataFrame: method, setting, dataset, category, task, metric, value, std, source, evidence
+
+    Raises
+    ------
+    ValueError for an unknown column, or when nothing fits (says which values the last column has).
+    """
+    table = pd.read_csv(ROOT / "data" / "published_results.csv")
+    for column, value in where.items():
+        if column not in table:
+            raise ValueError(f"published results have no column {column!r}; found {', '.join(table)}")
+        known = table[column].unique()
+        table = table[table[column].isin([value] if isinstance(value, str) else value)]
+        if table.empty:
+            raise ValueError(f"no published result has {column} = {value!r}; here it takes {', '.join(map(str, known[:30]))}")
+    return table.reset_index(drop=True)
