@@ -116,6 +116,23 @@ def test_training_never_sees_what_evaluates():
     assert not any(word in words for word in ("pristine", "ruined", "marred"))
 
 
+def test_style_shift_moves_all_patches_of_an_image_alike():
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, 6)
+    moved = embedded_training.shift_style(x, 1.0) - x
+    assert moved.abs().max() > 0.1
+    assert torch.allclose(moved[:, 1:], moved[:, 1:2].expand(-1, 4, -1), atol=1e-6)  # every patch alike
+    assert torch.equal(embedded_training.shift_style(x, 0.0), x)
+
+
+def test_batches_mix_sizes_and_keep_pairs_together():
+    found = embedded_training.batches_of([20, 10], 4, np.random.default_rng(0))
+    assert [sum(n == number for n, _ in found) for number in (0, 1)] == [5, 2]
+    assert all((ix[::2] + 1 == ix[1::2]).all() and (ix[::2] % 2 == 0).all() for _, ix in found)
+    assert sorted(np.concatenate([ix for n, ix in found if n == 0])) == list(range(20))
+    assert [n for n, _ in found] != sorted(n for n, _ in found)
+
+
 class FakeBank:
     """Random sentence embeddings in place of MiniLM's."""
 
@@ -137,11 +154,13 @@ def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
     coverage[::2, :3] = 1.0
     x = torch.randn(32, 17, 1152, generator=generator)
     x[::2, 1:4] += 1.5  # faulty patches look different
+    larger = torch.cat([x, x[:, 1:]], 1)[:16]  # a second image size, with more patches
+    groups = [(rows, x, coverage), (rows[:16], larger, torch.cat([coverage, coverage], 1)[:16])]
     recipe = {**embedded_training.RECIPE, "epochs": 4, "batch_size": 16}
     said = []
 
     def run(checkpoint=None, epochs=4):
-        return embedded_training.fit(rows, x, coverage, FakeBank(), {**recipe, "epochs": epochs}, seed=3, checkpoint=checkpoint,
+        return embedded_training.fit(groups, FakeBank(), {**recipe, "epochs": epochs}, seed=3, checkpoint=checkpoint,
                                      report=lambda *a, **k: said.append(a[0]))
 
     whole = run().state_dict()
@@ -158,6 +177,6 @@ def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        embedded_training.fit(rows, x, coverage, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two)
+        embedded_training.fit(groups, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two)
     resumed = run(tmp_path / "c.pt").state_dict()
     assert all(torch.allclose(whole[k], v, atol=1e-6) for k, v in resumed.items())

@@ -17,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from . import captions, dinov2, features, sources
 from .embedded import FOLDER, HEAD_BLOCKS, IMAGENET_MEAN, IMAGENET_STD, Heads, MiniLM, stack_tokens
 from .procedural import generate
 
-RECIPE = {"images": 6000, "image_size": 224, "data_seed": 2, "epochs": 10, "batch_size": 32, "lr": 1e-3,
-          "weight_decay": 0.05, "caption_variants": 2, "prompts_per_side": 4,
+RECIPE = {"images": {"224": 6000, "336": 1500}, "data_seed": 2, "epochs": 8, "batch_size": 32, "lr": 1e-3,
+          "weight_decay": 0.05, "dropout": 0.3, "average": 0.998, "style_shift": 0.7, "caption_variants": 2, "prompts_per_side": 4,
           "loss": {"patch_focal": 1.0, "patch_dice": 1.0, "saliency": 0.3, "top_patches": 0.3, "image": 1.0,
                    "captions": 0.2}}
 CHUNK = 120  # images per file of the token cache
@@ -127,6 +128,22 @@ class CaptionBank:
         return self.embeddings[noun, state, rng.integers(self.embeddings.shape[2])].float()
 
 
+def shift_style(x, strength):
+    """Move all patches of an image by the difference of the mean patches of two images, CLS by that of their CLS.
+
+    So a fault is learnt as what departs from the rest of its image, not as a place in the feature space. Of each pair
+    (rows 2 i and 2 i + 1, one product line) both get the same shift; 3 pairs in 10 stay as they are.
+
+    x : (B, 1 + N, C), B even; strength : the largest share of the difference. Source: in the manner of MixStyle
+    (arXiv 2104.02008), here on the mean alone.
+    """
+    pair = torch.arange(len(x)) // 2
+    share = (strength * torch.rand(len(x) // 2) * (torch.rand(len(x) // 2) < 0.7))[pair, None, None]
+    other = torch.randperm(len(x))[2 * pair]
+    mean = torch.cat([x[:, :1], x[:, 1:].mean(1, keepdim=True).expand(-1, x.shape[1] - 1, -1)], dim=1)
+    return x + share * (mean[other] - mean)
+
+
 def _patch_loss(logit, positive, counted):
     """Focal loss over patches; clear positives and clear negatives weigh alike whatever their number."""
     bce = F.binary_cross_entropy_with_logits(logit, positive.float(), reduction="none")
@@ -184,43 +201,46 @@ def draw_text(rows, bank, rng, prompts):
     return torch.stack(two), torch.stack(single)
 
 
-def fit(rows, x, coverage, bank, recipe=RECIPE, seed=0, checkpoint=None, report=print):
+def fit(groups, bank, recipe=RECIPE, seed=0, checkpoint=None, report=print):
     """Fit the heads; continues from ``checkpoint`` (a file, written after each epoch) when it is there.
+
+    Parameters
+    ----------
+    groups : list of (rows, x, coverage), one for each image size; a batch is of one size
 
     Returns
     -------
-    Heads in eval mode
+    Heads in eval mode: the exponential moving average of the weights
     """
     torch.manual_seed(seed)
-    heads = Heads()
+    heads = Heads(dropout=recipe["dropout"])
+    averaged = AveragedModel(heads, multi_avg_fn=get_ema_multi_avg_fn(recipe["average"]))
     optimizer = torch.optim.AdamW(heads.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"])
     size = recipe["batch_size"]
-    per_epoch = len(rows) // size
+    per_epoch = sum(len(rows) // size for rows, _, _ in groups)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["lr"], total_steps=recipe["epochs"] * per_epoch + 1,
                                                    pct_start=0.1)
+    kept = {"heads": heads, "averaged": averaged, "optimizer": optimizer, "schedule": schedule}
     done = 0
     if checkpoint and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        for name, part in kept.items():
+            part.load_state_dict(state[name])
         done = state["epoch"]
-    label = torch.from_numpy((rows.defect != "good").to_numpy(np.int64))
-    family, kind = (rows[c].astype("category").cat.codes.to_numpy() for c in ("family", "defect"))
+    facts = [(torch.from_numpy((rows.defect != "good").to_numpy(np.int64)),
+              *(rows[c].astype("category").cat.codes.to_numpy() for c in ("family", "defect"))) for rows, _, _ in groups]
     scales = (heads.patch_scale, heads.image_scale, heads.caption_scale)
     for epoch in range(done, recipe["epochs"]):
         rng = np.random.default_rng([seed, epoch])  # an epoch does not depend on where the run was interrupted
         torch.manual_seed(seed * 1000 + epoch)
-        order = np.stack([2 * rng.permutation(len(rows) // 2)] * 2, 1)
-        order[:, 1] += 1  # pairs stay in one batch
-        order = order.ravel()
         sums, began = {}, time.monotonic()
-        for start in range(0, per_epoch * size, size):
-            ix = order[start:start + size]
+        for number, ix in batches_of([len(rows) for rows, _, _ in groups], size, rng):
+            (rows, x, coverage), (label, family, kind) = groups[number], facts[number]
             two, single = draw_text(rows.iloc[ix], bank, rng, recipe["prompts_per_side"])
             same = torch.from_numpy((family[ix, None] == family[ix]) & (kind[ix, None] == kind[ix]))
+            shifted = shift_style(x[ix].float(), recipe["style_shift"])
             with torch.autocast("cpu", torch.bfloat16):
-                terms = losses(heads, x[ix].float(), coverage[ix], label[ix], two, single, same)
+                terms = losses(heads, shifted, coverage[ix], label[ix], two, single, same)
             loss = sum(recipe["loss"][name] * value.float() for name, value in terms.items())
             optimizer.zero_grad()
             loss.backward()
@@ -230,16 +250,25 @@ def fit(rows, x, coverage, bank, recipe=RECIPE, seed=0, checkpoint=None, report=
             with torch.no_grad():
                 for scale in scales:
                     scale.clamp_(max=math.log(50))
+            averaged.update_parameters(heads)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / per_epoch
         report(f"seed {seed} epoch {epoch + 1}/{recipe['epochs']} ({time.monotonic() - began:.0f} s)  "
                + "  ".join(f"{name} {value:.3f}" for name, value in sums.items()), flush=True)
         if checkpoint:
             temporary = checkpoint.with_suffix(".part")
-            torch.save({"heads": heads.state_dict(), "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(), "epoch": epoch + 1}, temporary)
+            torch.save({name: part.state_dict() for name, part in kept.items()} | {"epoch": epoch + 1}, temporary)
             os.replace(temporary, checkpoint)
-    return heads.eval()
+    return averaged.module.eval()
+
+
+def batches_of(lengths, size, rng):
+    """Shuffled batches (group number, row numbers) of whole pairs, the groups mixed at random."""
+    found = []
+    for number, length in enumerate(lengths):
+        order = (2 * rng.permutation(length // 2)[:, None] + [0, 1]).ravel()  # pairs stay in one batch
+        found += [(number, order[start:start + size]) for start in range(0, length // size * size, size)]
+    return [found[i] for i in rng.permutation(len(found))]
 
 
 def save_heads(heads, folder, facts):
@@ -253,14 +282,17 @@ def save_heads(heads, folder, facts):
 
 
 def prepare(recipe=RECIPE, cache=None):
-    """Generated and encoded training data: rows, x, coverage, bank."""
+    """Generated and encoded training data: groups of (rows, x, coverage), one for each image size; bank; cache folder."""
     cache = cache or features.store_dir() / "embedded_training"
-    rows = plan(recipe["images"], recipe["data_seed"])
-    name = features.content_hash(np.frombuffer((rows.to_csv() + str(generate.VERSION)).encode(), np.uint8))[:12]
-    x, coverage = encode_images(rows, recipe["image_size"], cache / f"tokens-{name}")
-    rows.loc[coverage.sum(1).numpy() == 0, "defect"] = "good"  # the rare part fault that lies outside the frame
+    groups = []
+    for number, (size, images) in enumerate(recipe["images"].items()):
+        rows = plan(images, recipe["data_seed"] + 100 * number)
+        name = features.content_hash(np.frombuffer((rows.to_csv() + str(generate.VERSION)).encode(), np.uint8))[:12]
+        x, coverage = encode_images(rows, int(size), cache / f"tokens-{size}-{name}")
+        rows.loc[coverage.sum(1).numpy() == 0, "defect"] = "good"  # the rare part fault that lies outside the frame
+        groups.append((rows, x, coverage))
     bank = CaptionBank(MiniLM(sources.fetch(["minilm"])["minilm"]), cache, recipe["caption_variants"])
-    return rows, x, coverage, bank, cache
+    return groups, bank, cache
 
 
 def main(arguments=None):
@@ -269,10 +301,10 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the shipped heads")
     options = parser.parse_args(arguments)
     began = time.monotonic()
-    rows, x, coverage, bank, cache = prepare()
+    groups, bank, cache = prepare()
     for seed in range(options.seeds):
         checkpoint = cache / f"seed{seed}-{features.content_hash(np.frombuffer(json.dumps(RECIPE).encode(), np.uint8))[:8]}.pt"
-        heads = fit(rows, x, coverage, bank, seed=seed, checkpoint=checkpoint)
+        heads = fit(groups, bank, seed=seed, checkpoint=checkpoint)
         folder = options.out if seed == 0 else options.out.parent / f"{options.out.name}-seed{seed}"
         print(save_heads(heads, folder, {"seed": seed, "recipe": RECIPE}))
     print(f"{(time.monotonic() - began) / 60:.1f} minutes; measure with python -m vlmad_utils.embedded_evaluation")
