@@ -19,7 +19,7 @@ from .embedded import FOLDER, HEAD_BLOCKS, Embedded, MiniLM, load_heads, stack_t
 from .procedural import generate
 
 TOP = 3  # patches in the patch score
-PIXEL_DRAWS = 15  # bootstrap draws of whole images for pixel metrics, which sort millions of pixels; image metrics take 1,000
+SIZES = (224, 336)  # pixels; the first is the model's own
 VARIANTS = ("winclip", "swapped", "held-out synonyms", "plain words", "shuffled text head")
 
 
@@ -109,7 +109,7 @@ def evaluate(models, index, size, n=1000):
                 add("image_auroc", "image head", variant, metrics.bootstrap(image, labels, n=n))
                 if pixels and variant == "winclip":
                     up, masks = pixel_scores(maps, part)
-                    add("pixel_auroc", "map", variant, metrics.bootstrap(up, masks, n=PIXEL_DRAWS))
+                    add("pixel_auroc", "map", variant, metrics.pixel_bootstrap(up, masks, n=n)["pixel_auroc"])
             add("image_auroc", "brightness baseline", "none", metrics.bootstrap(np.abs(brightness - np.median(brightness)), labels, n=n))
     return rows
 
@@ -138,18 +138,23 @@ LOOKS = (
 def card(frame, models, facts):
     """Text of the model card, every number from ``frame`` (rows of this script), the heads and their recipe."""
     recipe = facts["recipe"]
-    winclip = frame[frame.prompts.isin(["winclip", "none"])]
+    frame, larger = (frame[frame.image_size == size] for size in SIZES)
+    winclip, larger = (f[f.prompts.isin(["winclip", "none"])] for f in (frame, larger))
     names = {("image_auroc", "top patches"): "patches: image AUROC", ("image_auroc", "image head"): "image head: image AUROC",
              ("pixel_auroc", "map"): "patches: pixel AUROC", ("image_auroc", "brightness baseline"): "brightness: image AUROC"}
-    lines = ["| set | images | " + " | ".join(names.values()) + " |", "|---|---|" + "---|" * len(names)]
+    more = [name for name in names if name[1] != "brightness baseline"]
+    heads = [*names.values(), *(f"{names[name]} at {SIZES[1]} px" for name in more)]
+    lines = ["| set | images | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for (dataset, category), part in winclip.groupby(["dataset", "category"], sort=True):
+        other = larger[(larger.dataset == dataset) & (larger.category == category)]
         cells = []
-        for metric, score_name in names:
-            one = part[(part.metric == metric) & (part.score == score_name)]
+        for table, (metric, score_name) in [*((part, name) for name in names), *((other, name) for name in more)]:
+            one = table[(table.metric == metric) & (table.score == score_name)]
             cells.append(f"{one.value.mean():.3f} [{one.low.min():.3f}, {one.high.max():.3f}]" if len(one) else "-")
         lines.append(f"| {dataset} {category} | {int(part.n_images.max())} | " + " | ".join(cells) + " |")
-    held = winclip[winclip.dataset == "procedural"]
-    means = [held[(held.metric == m) & (held.score == s)].value.mean() for m, s in names]
+    means = [held[(held.metric == m) & (held.score == s)].value.mean()
+             for held, kinds in ((winclip[winclip.dataset == "procedural"], names), (larger[larger.dataset == "procedural"], more))
+             for m, s in kinds]
     lines.append("| **procedural, mean of held-out families** | | " + " | ".join(f"**{m:.3f}**" for m in means) + " |")
     procedural = frame[(frame.dataset == "procedural") & (frame.score == "image head")]
     by = procedural.groupby("prompts").value.mean()
@@ -160,41 +165,42 @@ def card(frame, models, facts):
              f"retrieved among ten for {100 * retrieval.value.mean():.0f} % of normal images (chance {100 * retrieval.low.mean():.0f} %).")
     roles = {role: [n for n, f in generate.FAMILIES.items() if f.role == role] for role in ("train", "eval")}
     return (Path(__file__).parent / "embedded_card.md").read_text(encoding="utf-8").format(
-        parameters=sum(p.numel() for p in models[0].heads.parameters()), images=recipe["images"], size=recipe["image_size"],
+        parameters=sum(p.numel() for p in models[0].heads.parameters()),
+        images=" and ".join(f"{n:,} at {size}" for size, n in recipe["images"].items()),
         n_train=len(roles["train"]), eval_families=", ".join(roles["eval"]),
         eval_defects=", ".join(n for n, d in generate.DEFECT_TYPES.items() if d.role == "eval"), epochs=recipe["epochs"],
-        batch=recipe["batch_size"], lr=recipe["lr"], seeds=len(models), table="\n".join(lines), prompts=words, looks=LOOKS)
+        batch=recipe["batch_size"], lr=recipe["lr"], dropout=recipe["dropout"], average=recipe["average"],
+        shift=recipe["style_shift"], seeds=len(models), table="\n".join(lines), prompts=words, looks=LOOKS)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", action="append", default=[], metavar="CATEGORY=ROOT:OBJECT",
                         help="an MVTec-like category of your own, e.g. cookie=sets/cookie:cookie")
-    parser.add_argument("--size", type=int, default=None, help="image size, default the model's own")
     parser.add_argument("--out", type=Path, default=FOLDER / "evaluation.csv")
     options = parser.parse_args(arguments)
     folders = [FOLDER, *sorted(FOLDER.parent.glob(f"{FOLDER.name}-seed*"))]
     tower, sentences = dinov2.load_tower(), MiniLM(sources.fetch(["minilm"])["minilm"])
-    models = [Embedded(tower, sentences, load_heads(folder)[0], options.size) for folder in folders]
-    size = models[0].image_size[0]
     held_out = data.index("procedural")
-    rows = []
-    for index in (held_out, data.index("elpv"), data.index("textile", limit=400)):
-        rows += evaluate(models, index, size)
+    sets = [held_out, data.index("elpv"), data.index("textile", limit=400)]
     for entry in options.folder:
         category, _, rest = entry.partition("=")
         root, _, noun = rest.rpartition(":")
-        index = data.index("folder", root=root)
-        rows += evaluate(models, index.assign(dataset="real", category=category, object_name=noun), size)
-    frame = pd.DataFrame(rows)
+        sets.append(data.index("folder", root=root).assign(dataset="real", category=category, object_name=noun))
+    rows = []
+    for size in SIZES:
+        models = [Embedded(tower, sentences, load_heads(folder)[0], size) for folder in folders]
+        rows += [row for index in sets for row in evaluate(models, index, size)]
+    frame, size = pd.DataFrame(rows), SIZES[0]
+    models = [Embedded(tower, sentences, load_heads(folder)[0], size) for folder in folders]
     retrieval, chance = noun_retrieval(models, held_out)
     extra = [{"dataset": "procedural", "category": "held-out families", "seed": seed, "metric": "noun_retrieval", "score": "image head",
               "prompts": "nouns", "value": value, "low": chance, "high": np.nan, "image_size": size} for seed, value in enumerate(retrieval)]
     frame = pd.concat([frame, pd.DataFrame(extra)], ignore_index=True)
     frame.round(4).to_csv(options.out, index=False)
     options.out.with_name("README.md").write_text(card(frame, models, load_heads(FOLDER)[1]), encoding="utf-8")
-    wide = frame[frame.prompts.isin(["winclip", "none", "nouns"])].pivot_table(index=["dataset", "category"], columns=["metric", "score"],
-                                                                values="value")
+    wide = frame[frame.prompts.isin(["winclip", "none", "nouns"])].pivot_table(
+        index=["dataset", "category"], columns=["image_size", "metric", "score"], values="value")
     print(wide.round(3).to_string())
     print("families:", ", ".join(name for name, family in generate.FAMILIES.items() if family.role == "eval"))
 
