@@ -147,3 +147,18 @@ def test_results_are_kept_whole_and_published_ones_apart(tmp_path, monkeypatch):
         results.published(method="WinCLIP", metric="image_auroc")
     with pytest.raises(ValueError, match="no column"):
         results.published(backbone="x")
+
+
+def test_the_shell_names_data_and_methods_or_says_what_is_wrong(index, tmp_path):
+    from vlmad_utils import run_study
+
+    root = index["image_path"][0].split("/bolt/")[0] + "/bolt"
+    own = run_study.collect([], [f"part={root}:steel bolt"])
+    assert set(own["category"]) == {"part"} and set(own["object_name"]) == {"steel bolt"} and len(own) == 9
+    with pytest.raises(ValueError, match="CATEGORY=ROOT:OBJECT"):
+        run_study.collect([], [root])
+    with pytest.raises(ValueError, match="no data"):
+        run_study.collect([])
+    with pytest.raises(ValueError, match="known are CLIP-AC"):
+        paradigms.standard(tiny.model(), ["WinClip"])
+    assert list(paradigms.standard(tiny.model(), ["memory bank", "WinCLIP"])) == ["WinCLIP", "memory bank"]

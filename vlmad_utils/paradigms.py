@@ -4,6 +4,7 @@ Zero-shot and few-shot forms stand side by side; a method that trains takes what
 (:mod:`vlmad_utils.trained`).
 """
 
+from . import trained
 from .methods import anomalyclip, april_gan, clip_ac, memory_bank, winclip
 from .study import Method, digest
 
@@ -48,9 +49,10 @@ def april_gan_method(model, layers, ensemble="april-gan", transductive=False, sc
 
 
 def anomalyclip_method(model, prototypes, temperature=0.07):
-    """AnomalyCLIP with learned prompts; for an open_clip model encode with ``anomalyclip.DPAM(model)``."""
+    """AnomalyCLIP with learned prompts; an open_clip model is read through its V-V stream, the embedded one as it is."""
+    view = anomalyclip.DPAM(model) if model.is_clip else None
     return Method("AnomalyCLIP", lambda f, r, t: anomalyclip.zero_shot(f, prototypes, temperature, size=model.image_size), "zero",
-                  patches=True, settings=(digest(prototypes), temperature))
+                  patches=True, settings=(digest(prototypes), temperature), backbone=view)
 
 
 def memory_bank_method(block=9, name="memory bank", **options):
@@ -58,3 +60,35 @@ def memory_bank_method(block=9, name="memory bank", **options):
     blocks = (block,) if isinstance(block, (int, str)) else tuple(block)
     return Method(name, lambda f, r, t: memory_bank.few_shot(f, r, block=blocks, **options), "few", blocks=blocks,
                   settings=tuple(sorted(options.items())))
+
+
+def standard(model, names=None):
+    """{name: Method}: every paradigm with its paper's options; what must be trained is loaded or trained.
+
+    Parameters
+    ----------
+    names : which of them; None takes all
+
+    Raises
+    ------
+    ValueError for an unknown name.
+    """
+    def april():
+        return april_gan_method(model, trained.load_or_train("april_gan", model)[0])
+
+    def anomaly():
+        source = anomalyclip.DPAM(model) if model.is_clip else model
+        return anomalyclip_method(model, trained.load_or_train("anomalyclip", source)[0].prototypes())
+
+    known = {"CLIP-AC": lambda: clip_ac_method(model),
+             "CLIP-AC + ensemble": lambda: clip_ac_method(model, "winclip", "CLIP-AC + ensemble"),
+             "dense patches": lambda: dense(model), "WinCLIP": lambda: winclip_method(model), "APRIL-GAN": april,
+             "AnomalyCLIP": anomaly, "memory bank": lambda: memory_bank_method(bank_blocks(model))}
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"unknown methods {sorted(unknown)}; known are {', '.join(known)}")
+    return {name: make() for name, make in known.items() if not names or name in names}
+
+
+def bank_blocks(model):
+    """Blocks of the memory bank: 9 of 12 for DINOv2-S, the 2nd and 3rd quarter for CLIP."""
+    return (9,) if model.name == "embedded" else trained.default_blocks(model)[1:3]

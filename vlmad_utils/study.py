@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class Method:
     ensemble : name or dict of the prompts, see ``prompts.compose``; None when no text takes part
     blocks, windows, patches : what ``features.encode`` must give
     settings : whatever else decides the numbers, e.g. options and the :func:`digest` of trained weights
+    backbone : None, or another view of the model whose features are wanted, e.g. ``anomalyclip.DPAM(model)``
     """
 
     name: str
@@ -49,6 +50,7 @@ class Method:
     windows: tuple = ()
     patches: bool = False
     settings: tuple = ()
+    backbone: object = None
 
     def takes(self, k_shot):
         """Whether the method is defined for K references."""
@@ -145,11 +147,14 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     test = index[index["split"] == "test"].reset_index(drop=True)
     draws_of = {(k, s): data.split_references(index, k, s) for k in shots if k for s in seeds}
     wanted = [m for m in methods if any(m.takes(k) for k in shots)]
-    few = [m for m in wanted if any(m.takes(k) for k in shots if k)]
-    feats = encode(model, test, wanted, store, progress)
-    pool = pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True) if draws_of and few else None
-    bank = encode(model, pool, few, store, progress) if pool is not None else None
-    row_of = {} if pool is None else {path: i for i, path in enumerate(pool["image_path"])}
+    pool = pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True) if draws_of else test[:0]
+    row_of = {path: i for i, path in enumerate(pool["image_path"])}
+    feats, bank = {}, {}  # by backbone: nearly always the one that was given
+    for backbone in dict.fromkeys(m.backbone or model for m in wanted):
+        alike = [m for m in wanted if (m.backbone or model) is backbone]
+        feats[backbone] = encode(backbone, test, alike, store, progress)
+        few = [m for m in alike if any(m.takes(k) for k in shots if k)]
+        bank[backbone] = encode(backbone, pool, few, store, progress) if few else None
     groups = test.groupby(["dataset", "category"], sort=False).indices
     requests = {(i, noun): (noun, m.ensemble) for i, m in enumerate(wanted) if m.ensemble is not None
                 for noun in dict.fromkeys(test["object_name"])}
@@ -161,7 +166,8 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
             raise ValueError(f"{name}: one category has several object names, {sorted(set(part['object_name']))}.")
         made_of = [features.content_hash(path) for path in masks]
         for i, method in enumerate(wanted):
-            prototypes = text.get((i, part["object_name"][0]))
+            prototypes, backbone = text.get((i, part["object_name"][0])), method.backbone or model
+            own_feats = feats[backbone][rows]
             for k in shots:
                 for seed in seeds if k else list(seeds)[:1]:
                     if not method.takes(k):
@@ -170,13 +176,13 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                     if k:
                         drawn = draws_of[k, seed]
                         own = (drawn["dataset"] == name[0]) & (drawn["category"] == name[1])
-                        references = bank[[row_of[p] for p in drawn.loc[own, "image_path"]]]
+                        references = bank[backbone][[row_of[p] for p in drawn.loc[own, "image_path"]]]
                     base = dict(zip(KEYS, (*name, method.name, model.name, k, seed, _label(method.ensemble)), strict=True))
-                    key = _key(base, method, model.fingerprint, feats[rows].keys, part["label"].tolist(), made_of,
+                    key = _key(base, method, backbone.fingerprint, own_feats.keys, part["label"].tolist(), made_of,
                                references and references.keys, prototypes, size, draws)
-                    jobs.append((base, method, feats[rows], references, prototypes, key))
+                    jobs.append((base, method, own_feats, references, prototypes, key))
     where = None if store is None else Path(features.store_dir() if store == "auto" else store) / "study"
-    made = Parallel(return_as="generator")(delayed(_cell)(*job, size, draws, where) for job in jobs)
+    made = Parallel(return_as="generator")(delayed(_cell)(replace(job[1], backbone=None), *job[2:], size, draws, where) for job in jobs)
     cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", disable=not progress or not jobs))
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
     rows = [{**job[0], **cell["about"], **row, **facts} for job, cell in zip(jobs, cells, strict=True) for row in cell["rows"]]
@@ -261,7 +267,7 @@ def _key(base, method, fingerprint, test, labels, masks, references, prototypes,
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
 
 
-def _cell(base, method, feats, references, prototypes, key, size, draws, where):
+def _cell(method, feats, references, prototypes, key, size, draws, where):
     path = where and where / key[:2] / f"{key}.json"
     if path and path.exists():
         try:
