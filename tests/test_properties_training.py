@@ -96,6 +96,16 @@ def test_default_few_shot_score_is_not_transductive(trained):
         assert scores.image.min() >= 0 and scores.image.max() <= scores.image_range[1]
 
 
+def test_score_of_the_map_is_the_mean_of_its_top_per_cent(trained):
+    layers, (some, _, _, text) = trained[0], planted()
+    official = april_gan.zero_shot(some, text, layers)
+    found = april_gan.zero_shot(some, text, layers, image_from="map")
+    highest = found.maps.flatten(1).amax(1) / len(layers.blocks)  # fewer than 100 patches: 1 % is one
+    assert torch.allclose(found.image, highest) and torch.equal(found.maps, official.maps) and "map" in found.meaning
+    with pytest.raises(ValueError, match="found 'patches'"):
+        april_gan.zero_shot(some, text, layers, image_from="patches")
+
+
 def test_april_gan_checkpoints(trained, tmp_path):
     layers, path = trained[0], tmp_path / "layers.safetensors"
     april_gan.save(layers, path, backbone="tiny", trained_on="planted")

@@ -33,7 +33,7 @@ def methods():
     layers = april_gan.LinearLayers((2, 4), model.width, model.dim)
     return [paradigms.clip_ac_method(model), paradigms.clip_ac_method(model, "winclip", "CLIP-AC + ensemble"), paradigms.dense(model),
             paradigms.winclip_method(model), paradigms.april_gan_method(model, layers),
-            paradigms.april_gan_method(model, layers, transductive=True),
+            paradigms.april_gan_method(model, layers, transductive=True), paradigms.april_gan_method(model, layers, image_from="map"),
             paradigms.anomalyclip_method(model, torch.eye(2, model.dim)), paradigms.memory_bank_method((2, 4))]
 
 
@@ -44,8 +44,8 @@ def grid(index, methods, store, **options):
 
 def test_a_row_for_every_cell_and_metric_and_the_same_a_second_time(index, methods, tmp_path):
     found = grid(index, methods, tmp_path)
-    zero, few = 6 - 1, 4  # CLIP-AC, ensemble, dense, WinCLIP, APRIL-GAN, AnomalyCLIP; WinCLIP+, APRIL-GAN twice, memory bank
-    cells = 2 * ((zero + 1) + few * 2 * 2)
+    zero, few = 7, 5  # CLIP-AC, ensemble, dense, WinCLIP, APRIL-GAN twice, AnomalyCLIP; WinCLIP+, APRIL-GAN three times, memory bank
+    cells = 2 * (zero + few * 2 * 2)
     assert len(found.rows) == cells * 7 and len(found.images) == cells * 6
     assert not found.rows.duplicated([*study.KEYS, "metric"]).any()
     assert set(found.rows["metric"]) == {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}

@@ -36,16 +36,17 @@ def winclip_method(model, ensemble="winclip", temperature=0.07, windows=(2, 3), 
     return Method("WinCLIP", score, "any", ensemble, (token,), windows, settings=(temperature, token))
 
 
-def april_gan_method(model, layers, ensemble="april-gan", transductive=False, scale=None):
-    """APRIL-GAN with trained layers."""
-    options = {"size": model.image_size, "scale": scale or model.logit_scale}
+def april_gan_method(model, layers, ensemble="april-gan", transductive=False, scale=None, image_from="image"):
+    """APRIL-GAN with trained layers; ``image_from="map"`` scores an image by its map, which the paper does not."""
+    options = {"size": model.image_size, "scale": scale or model.logit_scale, "image_from": image_from}
 
     def score(feats, references, text):
         if references is None:
             return april_gan.zero_shot(feats, text, layers, **options)
         return april_gan.few_shot(feats, references, text, layers, transductive=transductive, **options)
-    return Method("APRIL-GAN" + (" (transductive)" if transductive else ""), score, "few" if transductive else "any", ensemble,
-                  tuple(layers.blocks), settings=(digest(layers), transductive, options["scale"]))
+    name = "APRIL-GAN" + (" (transductive)" if transductive else "") + (" (score of map)" if image_from == "map" else "")
+    return Method(name, score, "few" if transductive else "any", ensemble,
+                  tuple(layers.blocks), settings=(digest(layers), transductive, options["scale"], image_from))
 
 
 def anomalyclip_method(model, prototypes, temperature=0.07):
@@ -73,8 +74,8 @@ def standard(model, names=None):
     ------
     ValueError for an unknown name.
     """
-    def april():
-        return april_gan_method(model, trained.load_or_train("april_gan", model)[0])
+    def april(image_from="image"):
+        return april_gan_method(model, trained.load_or_train("april_gan", model)[0], image_from=image_from)
 
     def anomaly():
         source = anomalyclip.DPAM(model) if model.is_clip else model
@@ -83,6 +84,7 @@ def standard(model, names=None):
     known = {"CLIP-AC": lambda: clip_ac_method(model),
              "CLIP-AC + ensemble": lambda: clip_ac_method(model, "winclip", "CLIP-AC + ensemble"),
              "dense patches": lambda: dense(model), "WinCLIP": lambda: winclip_method(model), "APRIL-GAN": april,
+             "APRIL-GAN (score of map)": lambda: april("map"),
              "AnomalyCLIP": anomaly, "memory bank": lambda: memory_bank_method(bank_blocks(model))}
     if unknown := set(names or ()) - set(known):
         raise ValueError(f"unknown methods {sorted(unknown)}; known are {', '.join(known)}")

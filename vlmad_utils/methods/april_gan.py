@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from . import Scores, anomaly_probability, batches, tensor, upsample
-from .memory_bank import nearest
+from .memory_bank import nearest, top_mean
 from .training import dice_loss, fit, focal_loss, load_checkpoint, save_checkpoint
 
 OFFICIAL_BLOCKS = (6, 12, 18, 24)  # of ViT-L-14-336 at 518 pixels
@@ -60,7 +60,7 @@ def layer_map(logits, size=None):
 
 
 @torch.no_grad()
-def zero_shot(features, prototypes, layers, size=None, scale=100.0):
+def zero_shot(features, prototypes, layers, size=None, scale=100.0, image_from="image"):
     """APRIL-GAN, zero-shot.
 
     Parameters
@@ -70,18 +70,27 @@ def zero_shot(features, prototypes, layers, size=None, scale=100.0):
     layers : trained :class:`LinearLayers`
     size : (H, W) of the maps; the official code takes the input size (518, 518). None stays on the patch grid
     scale : 1 / temperature
+    image_from : "image" (official: the CLS embedding only) or "map" (not in the paper: mean of the top 1 % of the map, over
+        L), for towers whose image embedding sees less than their patches
 
     Returns
     -------
-    Scores, trained elsewhere. Image in [0, 1], from the CLS embedding only. Maps: sum over blocks, in [0, L].
+    Scores, trained elsewhere. Image in [0, 1]. Maps: sum over blocks, in [0, L].
+
+    Raises
+    ------
+    ValueError for an unknown ``image_from``.
 
     Source: APRIL-GAN, zero-shot anomaly segmentation; official test.py.
     """
-    maps = [sum(layer_map(layer_logits(x, tensor(prototypes), part.grid, scale), size)[:, 1]
-                for x in layers({b: tensor(part.tokens[b]) for b in layers.blocks})) for part in batches(features)]
-    return Scores(anomaly_probability(features.image, prototypes, 1 / scale), torch.cat(maps),
-                  "image: probability of the anomalous prompts; map: its sum over blocks", "trained elsewhere",
-                  map_range=(0.0, float(len(layers.blocks))))
+    if image_from not in ("image", "map"):
+        raise ValueError(f"image_from is 'image' or 'map', found {image_from!r}.")
+    maps = torch.cat([sum(layer_map(layer_logits(x, tensor(prototypes), part.grid, scale), size)[:, 1]
+                          for x in layers({b: tensor(part.tokens[b]) for b in layers.blocks})) for part in batches(features)])
+    image = (anomaly_probability(features.image, prototypes, 1 / scale) if image_from == "image" else
+             top_mean(maps.flatten(1)) / len(layers.blocks))
+    return Scores(image, maps, f"image: probability of the anomalous prompts, from the {image_from}; map: its sum over blocks",
+                  "trained elsewhere", map_range=(0.0, float(len(layers.blocks))))
 
 
 def layer_distance(features, references, block):
@@ -91,7 +100,7 @@ def layer_distance(features, references, block):
     return torch.cat(parts).unflatten(1, tuple(features.grid))
 
 
-def few_shot(features, references, prototypes, layers, size=None, scale=100.0, transductive=False):
+def few_shot(features, references, prototypes, layers, size=None, scale=100.0, transductive=False, image_from="image"):
     """APRIL-GAN, few-shot: the zero-shot map plus, per block, the distance to K normal images.
 
     Parameters
@@ -109,7 +118,7 @@ def few_shot(features, references, prototypes, layers, size=None, scale=100.0, t
 
     Source: APRIL-GAN, few-shot; official test.py.
     """
-    zero, number = zero_shot(features, prototypes, layers, size, scale), len(layers.blocks)
+    zero, number = zero_shot(features, prototypes, layers, size, scale, image_from), len(layers.blocks)
     maps = zero.maps.clone()
     for block in layers.blocks:
         distance = layer_distance(features, references, block)
