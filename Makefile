@@ -17,6 +17,7 @@ figures: data
 test: data
 	$(RUN) -m pytest tests
 	$(RUN) -m pytest --nbmake --nbmake-timeout=1800 notebooks
+	$(RUN) -m pytest tests/test_results.py
 
 lab: $(READY)
 	$(RUN) -m jupyterlab notebooks
