@@ -1,0 +1,35 @@
+"""Own images: the promise of the threshold, and a sheet that no file name can break."""
+
+import numpy as np
+import pytest
+
+from vlmad_utils import own
+
+
+def test_threshold_keeps_its_promise_and_says_when_it_cannot():
+    rng, alarms = np.random.default_rng(0), []
+    for _ in range(4000):
+        threshold, guaranteed = own.conformal_threshold(rng.exponential(size=39), 0.1)
+        alarms.append(rng.exponential() > threshold)
+    assert guaranteed == pytest.approx(0.1) and np.mean(alarms) == pytest.approx(0.1, abs=0.02)
+    assert own.conformal_threshold(np.arange(9), 0.1) == (8.0, pytest.approx(0.1))  # the highest of nine
+    assert own.conformal_threshold(np.arange(19), 0.1)[0] == 17.0
+    with pytest.raises(ValueError, match="Give at least 19"):
+        own.conformal_threshold(np.arange(18), 0.05)
+    assert own.conformal_threshold(np.arange(19), 0.05)[0] == 18.0
+    for bad in (0, 1, -0.1):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            own.conformal_threshold(np.arange(30), bad)
+    with pytest.raises(ValueError, match="finite"):
+        own.conformal_threshold([0.1, np.nan])
+
+
+def test_sheet_escapes_names_and_holds_its_pictures(tmp_path):
+    image = np.full((20, 30, 3), 90, np.uint8)
+    heat = own.overlaid(image, np.eye(4), 0, 1, size=64)
+    assert heat.shape == (64, 64, 3) and heat.dtype == np.uint8 and heat[0, 0].tolist() != heat[-1, 0].tolist()
+    rows = [{"name": "<script>alert(1)</script>", "score": 0.9, "flagged": True, "image": image, "overlay": heat},
+            {"name": 'a "b" & c', "score": 0.1, "flagged": False, "image": image, "overlay": heat}]
+    text = own.contact_sheet_html(tmp_path / "new" / "sheet.html", rows, "T <1>", "note").read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;" in text and "a &quot;b&quot; &amp; c" in text and "T &lt;1&gt;" in text
+    assert text.count("data:image/jpeg;base64,") == 4 and text.count('class="flagged"') == 1 and "http" not in text

@@ -1,0 +1,93 @@
+"""Your own images: a threshold with a stated false-alarm rate, and a contact sheet for the browser."""
+
+import base64
+import html
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .plots import HEAT
+
+
+def conformal_threshold(scores, false_alarm=0.05):
+    """Threshold from scores of normal images that took no part in anything else (split conformal).
+
+    A further normal image of the same kind scores **above** it with a probability of at most ``false_alarm``, whatever
+    the distribution of scores, averaged over the choice of the calibration images.
+
+    Parameters
+    ----------
+    scores : (n,) scores of normal images, higher is more anomalous; not references, not used to choose anything
+    false_alarm : wanted rate, in (0, 1)
+
+    Returns
+    -------
+    (threshold, guaranteed) : float, and the rate that is guaranteed, at most ``false_alarm``
+
+    Raises
+    ------
+    ValueError when there are too few images for the rate: at least 1 / false_alarm - 1 are needed.
+
+    Source: Vovk et al., Algorithmic learning in a random world (2005); the ceil((n + 1)(1 - rate)) smallest score.
+    """
+    scores = np.sort(np.asarray(scores, float))
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError(f"scores are finite and of shape (n,), found {scores.shape}")
+    if not 0 < false_alarm < 1:
+        raise ValueError(f"the false-alarm rate lies between 0 and 1, found {false_alarm}")
+    n = len(scores)
+    rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
+    if rank > n:
+        raise ValueError(f"{n} normal images cannot promise a false-alarm rate of {false_alarm:g}: the smallest is 1 / (n + 1) = "
+                         f"{1 / (n + 1):.3g}. Give at least {math.ceil(1 / false_alarm - 1 - 1e-9)} images, or accept a larger rate.")
+    return float(scores[rank - 1]), 1 - rank / (n + 1)
+
+
+def overlaid(image, heat, vmin, vmax, size=256):
+    """One picture (size, size, 3) uint8: the image in grey with its map (h, w) over it, on the range vmin to vmax."""
+    grey = np.asarray(Image.fromarray(np.asarray(image)).convert("L").resize((size, size)))[..., None].repeat(3, 2)
+    large = Image.fromarray(np.asarray(heat, np.float32)).resize((size, size), Image.Resampling.BILINEAR)
+    colour = HEAT(np.clip((np.asarray(large) - vmin) / (vmax - vmin), 0, 1))  # (size, size, 4) in [0, 1]
+    return (grey * (1 - colour[..., 3:]) + 255 * colour[..., :3] * colour[..., 3:]).astype(np.uint8)
+
+
+def contact_sheet_html(path, rows, title, note, size=256):
+    """Write one HTML file, pictures inside, no script: it can be mailed and opened anywhere.
+
+    Parameters
+    ----------
+    path : of the file
+    rows : iterable of dicts: name (text), score (number), flagged (bool), image (H, W, 3) uint8, overlay uint8
+    title, note : text; everything is escaped, as file names may hold anything
+    size : of the pictures, pixels
+
+    Returns
+    -------
+    Path
+    """
+    cells = []
+    for row in rows:
+        pictures = "".join(f'<img width="{size // 2}" height="{size // 2}" alt="" src="data:image/jpeg;base64,{_jpeg(row[key], size)}">'
+                           for key in ("image", "overlay"))
+        mark = ' class="flagged"' if row["flagged"] else ""
+        word = "above the threshold" if row["flagged"] else "below"
+        caption = f"{html.escape(str(row['name']))}<br>score {row['score']:.3f}, {word}"
+        cells.append(f"<figure{mark}>{pictures}<figcaption>{caption}</figcaption></figure>")
+    style = ("body{font-family:sans-serif;max-width:70em;margin:2em auto}figure{display:inline-block;margin:.4em;padding:.4em;"
+             f"border:2px solid #ccc;width:{size + 4}px;vertical-align:top;overflow-wrap:anywhere}}"
+             ".flagged{border-color:#DE8F05}figcaption{font-size:80%}")
+    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style></head>'
+            f"<body><h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>{''.join(cells)}</body></html>\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _jpeg(image, size):
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image)).resize((size, size)).save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
