@@ -75,3 +75,15 @@ def published(**where):
         if table.empty:
             raise ValueError(f"no published result has {column} = {value!r}; here it takes {', '.join(map(str, known[:30]))}")
     return table.reset_index(drop=True)
+
+
+def quote(index, columns, **where):
+    """Published results as a wide table of text, blank where nothing was published; for :func:`published`'s ``where``.
+
+    Parameters
+    ----------
+    index, columns : names of columns that make rows and columns, e.g. ["method", "source"] and ["dataset", "metric"]
+    """
+    table = published(**where)
+    table["value"] = table["value"].map("{:.1f}".format)
+    return table.pivot_table(index=index, columns=columns, values="value", aggfunc="first", fill_value="")
