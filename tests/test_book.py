@@ -1,5 +1,6 @@
 """The book of notebooks: what is kept of the outputs of a run."""
 
+import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from vlmad_utils import book
@@ -29,3 +30,16 @@ def test_tidy_sets_navigation_and_stamp_and_drops_traces_of_the_run():
     assert notebook.cells[0].source == "new" and not notebook.cells[1].metadata
     assert notebook.metadata.vlmad.source == book.source_stamp(notebook)
     assert not {"papermill", "widgets"} & set(notebook.metadata)
+
+
+def test_link_renews_the_navigation_and_nothing_else(tmp_path, monkeypatch):
+    for name in ("10_a", "20_b"):
+        cells = [nbformat.v4.new_markdown_cell("# T\n\nP."), nbformat.v4.new_markdown_cell(book.NAVIGATION + "\nold"),
+                 nbformat.v4.new_code_cell("1", execution_count=1, outputs=[nbformat.v4.new_output("stream", text="1\n")])]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(book, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(book.notebooks, "__defaults__", (tmp_path,))
+    book.link()
+    first, last = (nbformat.read(tmp_path / f"{name}.ipynb", as_version=4) for name in ("10_a", "20_b"))
+    assert "20_b.ipynb" in first.cells[1].source and "10_a.ipynb" in last.cells[1].source and "old" not in first.cells[1].source
+    assert first.cells[2].outputs[0].text == "1\n" and first.cells[2].execution_count == 1

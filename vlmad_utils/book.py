@@ -2,7 +2,7 @@
 
 python -m vlmad_utils.book run             execute all in order into build/notebooks; figures go to figures/
 python -m vlmad_utils.book run --in-place  refresh the committed notebooks (outputs, navigation, stamp)
-python -m vlmad_utils.book readme          rewrite the generated table in README.md
+python -m vlmad_utils.book readme          rewrite the generated table in README.md and the notebooks' navigation
 """
 
 import argparse
@@ -131,6 +131,20 @@ def readme(path=ROOT / "README.md"):
     return pattern.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", text)
 
 
+def link():
+    """Renew the navigation of all notebooks; outputs and stamps stay as they are."""
+    import nbformat
+
+    paths = notebooks()
+    for path in paths:
+        notebook, links = nbformat.read(path, as_version=4), navigation(path, paths)
+        stale = [cell for cell in notebook.cells if cell.cell_type == "markdown" and cell.source.startswith(NAVIGATION)]
+        if any(cell.source != links for cell in stale):
+            for cell in stale:
+                cell.source = links
+            nbformat.write(notebook, path)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "readme"])
@@ -141,6 +155,7 @@ def main(arguments=None):
         run(options.in_place, options.only)
     else:
         (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+        link()
 
 
 if __name__ == "__main__":
