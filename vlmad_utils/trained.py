@@ -9,10 +9,11 @@ python -m vlmad_utils.trained   trains both anew and writes data/trained/ (neede
 import argparse
 import hashlib
 import json
+import time
 from pathlib import Path
 
-import pandas as pd
 import torch
+from filelock import FileLock
 
 from . import data, features, prompts, study
 from .methods import anomalyclip, april_gan
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data" / "trained"
 SETTINGS = {"domain": "both", "limit": 1020, "data_seed": 0, "seed": 111, "batch_size": 8, "lr": 1e-3,
             "april_gan": {"blocks": "4 evenly spaced", "ensemble": "april-gan", "epochs": 10},
             "anomalyclip": {"n_vectors": 12, "depth": 9, "length": 4, "epochs": 5}}
+MODULES = {"april_gan": april_gan, "anomalyclip": anomalyclip}
 
 
 def families(domain="both"):
@@ -52,46 +54,51 @@ def load_or_train(method, model, index=None, store="auto", progress=True, **chan
     ----------
     method : "april_gan" or "anomalyclip"
     model : Backbone (for AnomalyCLIP on open_clip: ``anomalyclip.DPAM(model)``)
-    index : labelled images with masks to learn from; None takes the procedural training families of ``domain``
+    index : labelled images with masks to learn from, all rows of them; None takes the procedural training families of
+        ``domain``. Never images that are tested later.
     store : where features and weights are kept: "auto", a folder, or None
     changes : of SETTINGS, e.g. domain="textures", limit=300, epochs=2
 
     Returns
     -------
-    (LinearLayers or PromptLearner, card dict)
+    (LinearLayers or PromptLearner, card): the card is a dict that says what was trained, on what (``settings``, ``data``,
+    ``images``), how many ``parameters``, the mean ``loss`` of each epoch, the ``seconds`` without encoding and on how
+    many ``threads``
 
     Raises
     ------
-    ValueError for an unknown method; errors of the training itself.
+    ValueError for an unknown method or setting, unknown labels, or anomalous images without a mask.
     """
-    if method not in ("april_gan", "anomalyclip"):
-        raise ValueError(f"the method is april_gan or anomalyclip, found {method!r}.")
-    settings = {key: value for key, value in SETTINGS.items() if not isinstance(value, dict)} | SETTINGS[method] | changes
-    if method == "april_gan" and isinstance(settings["blocks"], str):
-        settings["blocks"] = default_blocks(model)
+    settings = _settings(method, model, changes)
     if index is not None:
+        _check(index)
         settings |= {"domain": "own", "limit": len(index), "data_seed": None}
     facts = json.loads(json.dumps({"backbone": model.name, "fingerprint": model.fingerprint, "settings": settings,
                                    "images": None if index is None else _content(index)}))
+    if _fits(FOLDER / f"{method}.safetensors", method, facts):
+        return _read(method, FOLDER / f"{method}.safetensors", model)
+    if store is None:
+        learned, found = train(method, model, index, store, progress, settings)
+        return learned, {**facts, **found}
     name = f"{method}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
-    kept = None if store is None else Path(features.store_dir() if store == "auto" else store) / "trained" / name
-    for path in (FOLDER / f"{method}.safetensors", kept):
-        if path is not None and path.exists() and path.with_suffix(".json").exists():
-            card = load_checkpoint(path, method)[1]
-            if all(card.get(key) == value for key, value in facts.items()):
-                return _read(method, path, model)
-    learned, history = train(method, model, index, store, progress, settings)
-    card = {**facts, "loss": [round(x, 4) for x in history], "licence": "MIT"}
-    if kept is None:
-        return learned, card
+    kept = Path(features.store_dir() if store == "auto" else store) / "trained" / name
     kept.parent.mkdir(parents=True, exist_ok=True)
-    _write(method, learned, kept, card)
+    with FileLock(f"{kept}.lock"):  # two notebooks may want the same weights at once
+        if not _fits(kept, method, facts):
+            learned, found = train(method, model, index, store, progress, settings)
+            MODULES[method].save(learned, kept, **facts, **found)
     return _read(method, kept, model)
 
 
 def train(method, model, index, store, progress, settings):
-    """Encode the training images and fit; returns (module, losses)."""
-    if index is None:
+    """Encode the training images and fit.
+
+    Returns
+    -------
+    (LinearLayers or PromptLearner, what a card should say besides the settings)
+    """
+    own = index is not None
+    if not own:
         index = training_index(settings["domain"], settings["limit"], settings["data_seed"])
     is_april = method == "april_gan"
     feats = features.encode(model, index, settings["blocks"] if is_april else (), patches=not is_april, store=store,
@@ -99,27 +106,64 @@ def train(method, model, index, store, progress, settings):
     masks = torch.from_numpy(study.read_masks(index, model.image_size))
     fit = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "lr": settings["lr"], "seed": settings["seed"],
            "progress": progress}
+    began = time.monotonic()
     if is_april:
         nouns = sorted(set(index["object_name"]))
         table = prompts.many(model, {noun: (noun, settings["ensemble"]) for noun in nouns})
         text = torch.stack([table[noun] for noun in index["object_name"]])
-        return april_gan.train(feats, masks, text, settings["blocks"], scale=model.logit_scale, **fit)
-    words = {key: settings[key] for key in ("n_vectors", "depth", "length")}
-    return anomalyclip.train(text_tower(model), feats, masks, index["label"].to_numpy(), **fit, **words)
+        learned, history = april_gan.train(feats, masks, text, settings["blocks"], scale=model.logit_scale, **fit)
+    else:
+        words = {key: settings[key] for key in ("n_vectors", "depth", "length")}
+        learned, history = anomalyclip.train(text_tower(model), feats, masks, index["label"].tolist(), **fit, **words)
+    defects = sorted(set(index.loc[index["label"] == 1, "defect"]))
+    return learned, {
+        "data": {"sets": sorted(set(index["dataset"])), "categories": sorted(set(index["category"])), "defects": defects,
+                 "n_images": len(index), "n_anomalous": int(index["label"].sum())},
+        "parameters": sum(p.numel() for p in learned.parameters()), "loss": [round(x, 4) for x in history],
+        "seconds": round(time.monotonic() - began), "threads": torch.get_num_threads(),
+        "licence": "that of the images" if own else "MIT"}
+
+
+def _settings(method, model, changes):
+    """SETTINGS of one method with changes."""
+    if method not in MODULES:
+        raise ValueError(f"the method is april_gan or anomalyclip, found {method!r}.")
+    settings = {key: value for key, value in SETTINGS.items() if not isinstance(value, dict)} | SETTINGS[method]
+    if unknown := set(changes) - set(settings):
+        raise ValueError(f"{method} has no setting {', '.join(sorted(unknown))}; it has {', '.join(settings)}.")
+    settings |= changes
+    if method == "april_gan":
+        blocks = settings["blocks"]
+        settings["blocks"] = default_blocks(model) if isinstance(blocks, str) else tuple(int(b) for b in blocks)
+    return settings
+
+
+def _check(index):
+    """Refuse images from which a wrong lesson would be learned in silence."""
+    if not set(index["label"]) <= {0, 1}:
+        raise ValueError(f"training needs labels 0 and 1, found {sorted(set(index['label']))}.")
+    if n := int((index["mask_path"].isna() & (index["label"] == 1)).sum()):
+        raise ValueError(f"{n} anomalous images have no mask: they would be learned as normal. Leave them out, or train on "
+                         "a data set with masks.")
+
+
+def _fits(path, method, facts):
+    """Whether weights lie at a path that were made of just this."""
+    if not path.exists() or not path.with_suffix(".json").exists():
+        return False
+    card = load_checkpoint(path, method)[1]
+    return all(card.get(key) == value for key, value in facts.items())
 
 
 def _content(index):
-    return hashlib.sha256("".join(features.content_hash(p) for p in index["image_path"]).encode()).hexdigest()[:16]
+    """Hash of all that is learned from: pictures, masks, labels, words."""
+    rows = [(*(features.content_hash(path) if isinstance(path, str) else None for path in (r.image_path, r.mask_path)), int(r.label),
+             r.object_name) for r in index.itertuples()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _read(method, path, model):
-    if method == "april_gan":
-        return april_gan.load(path)
-    return anomalyclip.load(path, text_tower(model))
-
-
-def _write(method, learned, path, card):
-    (april_gan if method == "april_gan" else anomalyclip).save(learned, path, **card)
+    return april_gan.load(path) if method == "april_gan" else anomalyclip.load(path, text_tower(model))
 
 
 def main(arguments=None):
@@ -130,11 +174,12 @@ def main(arguments=None):
 
     model = backbones.load("embedded")
     options.out.mkdir(parents=True, exist_ok=True)
-    for method in ("april_gan", "anomalyclip"):
-        learned, card = load_or_train(method, model)
-        card = {key: value for key, value in card.items() if key in ("backbone", "fingerprint", "settings", "images", "loss", "licence")}
-        _write(method, learned, options.out / f"{method}.safetensors", card)
-        print(pd.Series(card["loss"], name=f"{method} loss").describe().to_string())
+    for method, module in MODULES.items():
+        settings = _settings(method, model, {})
+        learned, found = train(method, model, None, "auto", True, settings)
+        module.save(learned, options.out / f"{method}.safetensors", backbone=model.name, fingerprint=model.fingerprint,
+                    settings=settings, images=None, **found)
+        print(f"{method}: {found['parameters']:,} numbers in {found['seconds']} s, loss {found['loss'][0]} to {found['loss'][-1]}")
 
 
 if __name__ == "__main__":
