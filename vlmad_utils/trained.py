@@ -106,11 +106,12 @@ def train(method, model, index, store, progress, settings):
     masks = torch.from_numpy(study.read_masks(index, model.image_size))
     fit = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "lr": settings["lr"], "seed": settings["seed"],
            "progress": progress}
-    began = time.monotonic()
     if is_april:
         nouns = sorted(set(index["object_name"]))
         table = prompts.many(model, {noun: (noun, settings["ensemble"]) for noun in nouns})
         text = torch.stack([table[noun] for noun in index["object_name"]])
+    began = time.monotonic()
+    if is_april:
         learned, history = april_gan.train(feats, masks, text, settings["blocks"], scale=model.logit_scale, **fit)
     else:
         words = {key: settings[key] for key in ("n_vectors", "depth", "length")}
