@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures import tiny
-from PIL import Image
+from fixtures import tiny, trees
 
 from vlmad_utils import data, metrics, paradigms, results, study
 from vlmad_utils.methods import Scores, april_gan
@@ -14,16 +13,7 @@ from vlmad_utils.methods import Scores, april_gan
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """Two categories with masks: 3 references, 3 normal and 3 anomalous test images each, all different."""
-    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
-    for category in ("bolt", "cloth"):
-        for folder in ("train/good", "test/good", "test/hole", "ground_truth/hole"):
-            (root / category / folder).mkdir(parents=True)
-            for i in range(3):
-                pixels, name = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), f"{i}.png"
-                if folder.startswith("ground"):
-                    pixels, name = np.zeros((40, 40), np.uint8), f"{i}_mask.png"
-                    pixels[5:20, 5 + i:20 + i] = 255
-                Image.fromarray(pixels).save(root / category / folder / name)
+    root = trees.noise_set(tmp_path_factory.mktemp("set"), n=3, side=40)
     return data.index("folder", root=root)
 
 

@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures import tiny
-from PIL import Image
+from fixtures import tiny, trees
 
 from vlmad_utils import data, paradigms, study, trained
 from vlmad_utils.methods import anomalyclip, april_gan
@@ -20,16 +18,7 @@ METHODS = pytest.mark.parametrize("method", QUICK)
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """Two categories, 2 normal and 2 anomalous images each, with masks."""
-    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
-    for category in ("bolt", "cloth"):
-        for folder in ("train/good", "test/good", "test/hole", "ground_truth/hole"):
-            (root / category / folder).mkdir(parents=True)
-            for i in range(2):
-                pixels, name = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), f"{i}.png"
-                if folder.startswith("ground"):
-                    pixels, name = np.zeros((32, 32), np.uint8), f"{i}_mask.png"
-                    pixels[4:16, 4 + i:16 + i] = 255
-                Image.fromarray(pixels).save(root / category / folder / name)
+    root = trees.noise_set(tmp_path_factory.mktemp("set"), n=2, side=32)
     return data.index("folder", root=root).query("split == 'test'").reset_index(drop=True)
 
 
