@@ -32,4 +32,22 @@ def test_sheet_escapes_names_and_holds_its_pictures(tmp_path):
             {"name": 'a "b" & c', "score": 0.1, "flagged": False, "image": image, "overlay": heat}]
     text = own.contact_sheet_html(tmp_path / "new" / "sheet.html", rows, "T <1>", "note").read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text and "a &quot;b&quot; &amp; c" in text and "T &lt;1&gt;" in text
+    assert text.count(", above the threshold") == 1 and text.count(", not above the threshold") == 1
     assert text.count("data:image/jpeg;base64,") == 4 and text.count('class="flagged"') == 1 and "http" not in text
+
+
+def test_sheet_without_threshold_and_with_a_name_that_is_no_text(tmp_path):
+    image = np.full((20, 30, 3), 90, np.uint8)
+    flat = own.overlaid(image, np.zeros((4, 4)), 0, 0, size=32)  # a constant map has no range
+    rows = [{"name": b"caf\xe9.png".decode("utf-8", "surrogateescape"), "score": 0.5, "flagged": None, "image": image, "overlay": flat}]
+    text = own.contact_sheet_html(tmp_path / "sheet.html", rows, "T", "note").read_text(encoding="utf-8")
+    assert "threshold" not in text and "caf?.png" in text and 'class="flagged"' not in text
+
+
+def test_p_values_and_threshold_agree():
+    rng = np.random.default_rng(0)
+    for n, rate in ((7, 0.2), (19, 0.05), (22, 0.1), (50, 0.1)):
+        good, new = rng.normal(size=n), rng.normal(size=500)
+        threshold, promised = own.conformal_threshold(good, rate)
+        p = (1 + (good[:, None] >= new).sum(axis=0)) / (1 + n)
+        assert promised <= rate + 1e-9 and ((new > threshold) == (p <= promised + 1e-9)).all()

@@ -12,6 +12,7 @@ import os
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +102,13 @@ def index(
 
 
 def check(index, on_error="raise", pixels=True, skipped=()):
-    """Look at every image and mask of an index: can they be read, and is each mask as large as its image?
+    """Look at every image and mask of an index: can they be read, and does each mask fit its image?
 
     Parameters
     ----------
     index : DataFrame with ``COLUMNS``
     on_error : "raise" or "skip", as in :func:`index`
-    pixels : decode the files (finds truncated ones); False: headers only (about 10,000 files a second)
+    pixels : decode the files (finds truncated ones and empty masks); False: headers only (about 10,000 files a second)
     skipped : (path, reason) pairs found before, to be reported together
 
     Returns
@@ -118,11 +119,11 @@ def check(index, on_error="raise", pixels=True, skipped=()):
     ------
     DataError with the first broken files, with "raise".
     """
-    pairs = list(zip(index["image_path"], index["mask_path"], strict=True))
+    pairs = list(zip(index["image_path"], index["mask_path"], index["label"], strict=True))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda pair: _broken(*pair, pixels), pairs)
-        quiet = not pixels or len(pairs) < 500
-        found = list(tqdm(found, total=len(pairs), desc="checking", unit="image", disable=quiet))
+        quiet = {"disable": True} if not pixels or len(pairs) < 500 else {}  # left out, TQDM_DISABLE decides
+        found = list(tqdm(found, total=len(pairs), desc="checking", unit="image", **quiet))
     skipped = [*skipped, *(bad for bad in found if bad)]
     if skipped and on_error == "raise":
         raise DataError(_listed(skipped))
@@ -137,8 +138,8 @@ def subset(index, limit, seed=0):
     """At most ``limit`` test images, spread evenly; all train rows stay.
 
     Categories take turns; within a category normal and anomalous images take turns, within the anomalous ones the
-    kinds of defect. Which images of a kind come first is drawn with ``seed``, whatever the order of the rows; a
-    smaller limit gives a part of a larger one.
+    kinds of defect. Which kind and which images of a kind come first is drawn with ``seed``, whatever the order of the
+    rows; a smaller limit gives a part of a larger one.
 
     Parameters
     ----------
@@ -163,7 +164,9 @@ def subset(index, limit, seed=0):
     # who starts alternates from category to category, else one image of each would be normal images only
     starts = (test["label"] + pd.factorize(test["category"], sort=True)[0]) % 2
     order = test[kinds].assign(starts=starts).loc[drawn]
-    order = _take_turns(order, kinds, ["defect"])
+    order["kind"] = order.groupby(kinds).ngroup()  # which kind comes first is drawn, too: no kind is always left over
+    order["kind"] = order.groupby(kinds[:3])["kind"].transform(lambda kind: pd.factorize(kind)[0])
+    order = _take_turns(order, kinds, ["kind"])
     order = _take_turns(order, kinds[:3], ["starts"])
     order = _take_turns(order, kinds[:2], kinds[:2])
     chosen = rows[(rows["split"] != "test") | rows.index.isin(order.index[:limit])].reset_index(drop=True)
@@ -193,8 +196,10 @@ def split_references(index, k_shot, seed=0):
 
     Raises
     ------
-    DataError when a category has fewer than ``k_shot`` normal train images.
+    DataError when a category has fewer than ``k_shot`` normal train images; ValueError for a negative ``k_shot``.
     """
+    if k_shot < 0:
+        raise ValueError(f"k_shot={k_shot}: wanted 0 or more")
     picked = []
     for (dataset, category), group in index.reset_index(drop=True).groupby(["dataset", "category"]):
         normals = group[(group["split"] == "train") & (group["label"] == 0)]
@@ -224,17 +229,17 @@ def available(root=None):
 def _places(layout, root):
     """Folders where a data set may be, most wanted first."""
     home = root or os.environ.get("VLMAD_DATA")
-    places = [Path(root)] if root else []
-    places += [Path(home) / folder for folder in layout.folders] if home else []
+    places = [sources.user_folder(root)] if root else []
+    places += [sources.user_folder(home) / folder for folder in layout.folders] if home else []
     places += [sources.raw_dir() / layout.name] if not root and layout.name in ("elpv", "textile", "procedural") else []
-    return [Path(os.path.abspath(place.expanduser())) for place in places]
+    return [Path(os.path.abspath(place)) for place in places]
 
 
 def _root(name, root, families):
     """Folder of a data set; fetches or makes it where the project can; else says what is wanted."""
     layout = DATASETS[name]
-    if root and not Path(root).expanduser().is_dir():
-        raise DataError(f"{layout.title}: there is no folder {Path(root).expanduser().absolute()}")
+    if root and not sources.user_folder(root).is_dir():
+        raise DataError(f"{layout.title}: there is no folder {sources.user_folder(root).absolute()}")
     if name == "folder" and not root:
         raise DataError(f"own images need root=<their folder>. Wanted layout:\n{_indent(layout.text)}")
     places = _places(layout, root)
@@ -247,11 +252,15 @@ def _root(name, root, families):
     if not root and name == "procedural":
         from .procedural import generate
 
-        own.mkdir(parents=True, exist_ok=True)
-        with FileLock(own / ".lock"):  # two notebooks may want it at once
-            if unknown := sorted(set(families or ()) - set(generate.FAMILIES)):
-                raise DataError(f"unknown families {', '.join(unknown)}; known are {', '.join(generate.FAMILIES)}")
-            generate.write(own, families)
+        if unknown := sorted(set(families or ()) - set(generate.FAMILIES)):
+            raise DataError(f"unknown families {', '.join(unknown)}; known are {', '.join(generate.FAMILIES)}")
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            # two notebooks may want it at once; where nobody can write, it is there or an error
+            with FileLock(own / ".lock") if os.access(own, os.W_OK) else nullcontext():
+                generate.write(own, families)
+        except OSError as error:
+            raise DataError(f"{own}: cannot be written ({error}); set VLMAD_RAW to a folder that can") from error
         return own
     looked = "\n".join(f"  {place}" for place in places) or "  nowhere: neither root= nor VLMAD_DATA is set"
     raise DataError(
@@ -273,7 +282,7 @@ def _shuffled(group, seed):
     return [labels[i] for i in rng.permutation(len(labels))]
 
 
-def _broken(image, mask, pixels):
+def _broken(image, mask, label, pixels):
     """(path, reason) when an image or its mask cannot be used, else None."""
     path = image
     try:
@@ -281,9 +290,12 @@ def _broken(image, mask, pixels):
         if mask is None:
             return None
         path = mask
-        mask_size = read_mask(mask).shape if pixels else header_size(mask)
+        marked = read_mask(mask) if pixels else None
+        mask_size = marked.shape if pixels else header_size(mask)
     except DataError as error:
         return path, str(error).removeprefix(f"{path}: ")
+    if pixels and label == 1 and not marked.any():
+        return mask, f"the mask is empty, but its image {image} is anomalous: mark the defect, or call the image normal"
     if size != mask_size:
         return mask, f"the mask has {mask_size[0]}x{mask_size[1]} pixels, its image {image} {size[0]}x{size[1]}"
     return None

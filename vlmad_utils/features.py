@@ -15,6 +15,7 @@ import uuid
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from . import data
+from . import data, sources
 
 LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
 
 
 def store_dir():
     """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
-    return Path(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+    return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+
+
+class StoreError(OSError):
+    """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
 
 
 def content_hash(image):
@@ -47,7 +52,7 @@ class DiskStore:
     """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
 
     def __init__(self, folder, fingerprint):
-        self.folder = Path(folder) / f"v{LAYOUT}" / fingerprint
+        self.folder = sources.user_folder(folder) / f"v{LAYOUT}" / fingerprint
 
     def path(self, kind, key):
         return self.folder / kind / key[:2] / f"{key}.safetensors"
@@ -57,15 +62,21 @@ class DiskStore:
 
     def put(self, kind, key, array):
         path = self.path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         array = np.ascontiguousarray(array)
         temporary = path.with_name(f".{key}.{os.getpid()}.{uuid.uuid4().hex}.part")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
             os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        except (OSError, SafetensorError) as error:
+            raise self._not_writable(error) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _not_writable(self, error):
+        return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
+                          "get the right to write there, set VLMAD_STORE (or store=) to another folder, or pass store=None.")
 
     def get(self, kind, key):
         """The array, or None when it is missing or does not read as it was written (then it is removed)."""
@@ -81,7 +92,10 @@ class DiskStore:
         except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
             reason = str(error)
         warnings.warn(f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again.")
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
         return None
 
 
@@ -232,7 +246,8 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
         failures = {}
         jobs = Parallel(return_as="generator")(delayed(_encode_batch)(model, batch, where) for batch in batches)
-        with tqdm(total=len(todo), desc=label, unit="image", disable=not progress or not todo) as bar:
+        quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
+        with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
                 failures.update(failed)
                 bar.update(len(batch))
@@ -243,7 +258,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     if bad:
         report = "\n".join(f"  {_name(items[i])}: {error}" for i, error in sorted(bad.items()))
         if on_error == "raise":
-            raise data.DataError(f"{len(bad)} of {len(items)} images could not be read (the others are stored):\n{report}\n"
+            raise data.DataError(f"{len(bad)} of {len(items)} images could not be encoded (the others are stored):\n{report}\n"
                                  'Mend or remove them, or pass on_error="skip".')
         warnings.warn(f"{len(bad)} of {len(items)} images were left out:\n{report}")
     good = [i for i in range(len(items)) if i not in bad]
@@ -272,7 +287,7 @@ def _load(model, item):
 
 
 def _encode_batch(model, batch, where):
-    """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be read."""
+    """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be encoded."""
     with ThreadPoolExecutor(4) as pool:
         pixels = list(pool.map(lambda job: _try(_load, model, job[1]), batch))
     failures = {job[0]: p for job, p in zip(batch, pixels) if isinstance(p, Exception)}
@@ -285,8 +300,13 @@ def _encode_batch(model, batch, where):
             blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
             windows=[int(n) for kind, _, n in names if kind == "windows"],
             patches="patches" in wanted)
-        for kind in wanted:
-            values = out[kind].numpy().astype(np.float32 if kind == "image" else np.float16)
-            for (job, _), value in zip(group, values):
-                where.put(kind, job[0], value)
+        with np.errstate(over="ignore"):  # what is beyond float16 is named below
+            rounded = {kind: out[kind].numpy().astype(np.float32 if kind == "image" else np.float16) for kind in wanted}
+        for i, (job, _) in enumerate(group):
+            if strange := [kind for kind in wanted if not np.isfinite(rounded[kind][i]).all()]:
+                failures[job[0]] = data.DataError(f"the model gave NaN or numbers beyond 65504 ({', '.join(strange)}): check its weights "
+                                                  "and its precision")
+                continue
+            for kind in wanted:
+                where.put(kind, job[0], rounded[kind][i])
     return failures

@@ -68,22 +68,25 @@ def register(name, found, **more):
     return enter
 
 
-def images(folder):
-    """Image files directly in a folder, sorted; none if there is no folder.
+def _entries(folder, fits):
+    """What fits directly in a folder, sorted; none if there is no folder. Hidden files do not count: macOS leaves
+    ``._x.png`` beside ``x.png``."""
+    try:
+        if folder is None or not Path(folder).is_dir():
+            return []
+        return sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and fits(p))
+    except PermissionError as error:
+        raise DataError(f"{error.filename}: no right to look into it; get it (chmod u+rx), or move the folder away") from None
 
-    Hidden files do not count: macOS leaves ``._x.png`` beside ``x.png``.
-    """
-    if folder is None or not Path(folder).is_dir():
-        return []
-    files = (p for p in Path(folder).iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
-    return sorted(p for p in files if p.is_file())
+
+def images(folder):
+    """Image files directly in a folder; also links that lead nowhere, so that they are reported and not overlooked."""
+    return _entries(folder, lambda p: p.suffix.lower() in EXTENSIONS and (p.is_file() or not p.exists()))
 
 
 def subfolders(folder):
-    """Folders directly in a folder, sorted; none if there is no folder."""
-    if folder is None or not Path(folder).is_dir():
-        return []
-    return sorted(p for p in Path(folder).iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Folders directly in a folder. A link to a folder around it is not followed: it would show all images again."""
+    return _entries(folder, lambda p: p.is_dir() and not (p.is_symlink() and Path(folder).resolve().is_relative_to(p.resolve())))
 
 
 def starting(folder, start):
@@ -108,9 +111,10 @@ def by_stem(folder):
 
 def with_masks(category, defect, pictures, masks, problems, split="test", suffixes=("_mask", ""), where="ground_truth"):
     """Rows of defective images, each with the mask ``<stem><suffix>`` out of ``masks``; masks None: none are wanted."""
-    rows = []
+    rows, taken = [], {image.stem + suffixes[0] for image in pictures}  # x_mask.png is of x.png, never of x_mask.png
     for image in pictures:
-        named = [masks[image.stem + s] for s in suffixes if image.stem + s in masks] if masks is not None else [None]
+        names = [image.stem + s for s in suffixes if s == suffixes[0] or image.stem + s not in taken]
+        named = [masks[name] for name in names if name in masks] if masks is not None else [None]
         if named:
             rows.append(Row(category, split, 1, defect, image, named[0]))
         else:

