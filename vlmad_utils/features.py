@@ -11,11 +11,9 @@ a kill at any moment loses at most the batch in flight, and what reads wrong is 
 
 import hashlib
 import os
-import uuid
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from . import data, sources
+from . import data, files, sources
 
 LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
 
@@ -33,6 +31,11 @@ LAYOUT = "1"  # layout of the files; part of the path, so that an old store is l
 def store_dir():
     """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
     return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+
+
+def store_folder(store):
+    """Folder that an argument ``store`` means: "auto" is :func:`store_dir`, "~" is expanded."""
+    return store_dir() if isinstance(store, str) and store == "auto" else sources.user_folder(store)
 
 
 class StoreError(OSError):
@@ -63,16 +66,11 @@ class DiskStore:
     def put(self, kind, key, array):
         path = self.path(kind, key)
         array = np.ascontiguousarray(array)
-        temporary = path.with_name(f".{key}.{os.getpid()}.{uuid.uuid4().hex}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
-            os.replace(temporary, path)
+            with files.whole(path) as temporary:
+                save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
         except (OSError, SafetensorError) as error:
             raise self._not_writable(error) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _not_writable(self, error):
         return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
@@ -231,7 +229,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     items = list(index["image_path"]) if index is not None else list(images)
     model.check_request(blocks, windows)
     kinds = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows), *(["patches"] * patches)]
-    where = MemoryStore() if store is None else DiskStore(store_dir() if store == "auto" else store, model.fingerprint)
+    where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda item: _try(content_hash, item), items))
