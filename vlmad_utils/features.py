@@ -14,11 +14,13 @@ import os
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
+from joblib.parallel import get_active_backend
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
@@ -132,6 +134,9 @@ class Features:
         self.store, self.keys, self.grid, self.kinds, self.index = store, list(keys), tuple(grid), tuple(kinds), index
         self._recompute = recompute
 
+    def __getstate__(self):
+        return {**self.__dict__, "_recompute": None}  # else the model and all images went with it to another process
+
     def __len__(self):
         return len(self.keys)
 
@@ -220,8 +225,9 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
 
     Notes
     -----
-    Batches run through joblib: under ``joblib.parallel_config(backend="dask", ...)`` they spread over a cluster that
-    shares the store. Without such a configuration they run here, one after the other.
+    Batches run through joblib: under ``joblib.parallel_config(backend="dask")`` they spread over a cluster that shares the
+    store and the images; the model is sent once. Without such a configuration, or without a store, they run here. The
+    numbers are the same.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
@@ -243,8 +249,12 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     def fill(todo, label):
         batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
         failures = {}
-        jobs = Parallel(return_as="generator")(delayed(_encode_batch)(model, batch, where) for batch in batches)
-        quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
+        if not todo:
+            return failures
+        here = "sharedmem" if store is None else None  # what another process put into its memory would be lost
+        with _sent_once(model):
+            jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where) for batch in batches)
+        quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
         with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
                 failures.update(failed)
@@ -267,6 +277,23 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         fill([job for job in redo.values() if job[2]], "mend the store")
 
     return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
+
+
+def disk_need(model, n_images, blocks=(), windows=(), patches=True):
+    """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
+    bytes and the file system's rounding come on top."""
+    n, (h, w) = model.grid[0] * model.grid[1], model.grid
+    numbers = n * model.width * len(set(blocks)) + sum((h - k + 1) * (w - k + 1) for k in set(windows)) * model.dim
+    return n_images * (4 * model.dim + 2 * (numbers + n * model.dim * bool(patches)))  # float32 image embedding, float16 else
+
+
+def _sent_once(model):
+    """Context in which a Dask backend brings the model to every worker before the first batch; joblib would send it with each."""
+    backend = get_active_backend()[0]
+    if not hasattr(backend, "client") or id(model) in backend.data_futures:
+        return nullcontext()
+    return parallel_config(backend="dask", client=backend.client, scatter=[model],
+                           wait_for_workers_timeout=backend.wait_for_workers_timeout, **backend.submit_kwargs)
 
 
 def _try(function, *args):

@@ -139,8 +139,8 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
 
     Notes
     -----
-    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or a Dask cluster that shares the
-    store. Rows do not depend on it.
+    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or ``backend="dask"`` on a
+    cluster that shares the store and the images. Rows do not depend on it.
     """
     index = index.reset_index(drop=True)
     test = index[index["split"] == "test"].reset_index(drop=True)
@@ -181,7 +181,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                                references and references.keys, prototypes, size, draws)
                     jobs.append((base, method, own_feats, references, prototypes, key))
     where = None if store is None else features.store_folder(store) / "study"
-    made = Parallel(return_as="generator")(delayed(_cell)(replace(job[1], backbone=None), *job[2:], size, draws, where) for job in jobs)
+    made = Parallel(return_as="generator")(delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
     quiet = {} if progress and jobs else {"disable": True}  # left out, TQDM_DISABLE decides
     cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", **quiet))
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
@@ -267,7 +267,8 @@ def _key(base, method, fingerprint, test, labels, masks, references, prototypes,
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
 
 
-def _cell(method, feats, references, prototypes, key, size, draws, where):
+def _cell(job, size, draws, where):
+    method, feats, references, prototypes, key = job  # one tuple: arrays by themselves would be spread, and lost with their worker
     path = where and where / key[:2] / f"{key}.json"
     if path and (cell := _kept(path)) is not None:
         return cell
