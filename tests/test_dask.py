@@ -17,6 +17,8 @@ from fixtures import faults, tiny, trees
 from vlmad_utils import data, features, paradigms, study
 from vlmad_utils.methods import april_gan
 
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signal 9 and fork")
+dask = pytest.importorskip("dask", reason="the extra 'cluster' is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
 psutil = pytest.importorskip("psutil")  # comes with it
 ASKED = {"blocks": (2, "final"), "windows": (2,), "progress": False, "batch_size": 2}
@@ -27,9 +29,12 @@ GRID = {"shots": (0, 1, 2), "seeds": (0, 1), "size": (40, 40), "draws": 100, "pr
 def client():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers have: sums in another order end in another last bit
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
-        with distributed.Client(cluster) as client:
-            yield client
+    with pytest.MonkeyPatch.context() as patch, dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        patch.setenv("OMP_NUM_THREADS", "1")
+        distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "vlmad_utils.paradigms"])  # one import for all workers
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+            with distributed.Client(cluster) as client:
+                yield client
     torch.set_num_threads(threads)
 
 
