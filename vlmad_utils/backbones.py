@@ -13,6 +13,7 @@ import logging
 import pickle
 import urllib.error
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .windows import window_indices
+from .windows import window_indices, window_spec
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Backbone(ABC):
     """
 
     is_clip = True
-    n_windows_per_pass = 512  # bounds the memory of the window pass
+    n_windows_per_pass = 128  # bounds the memory of the window pass
 
     # ---- what each tower provides -----------------------------------------------------------------------------
     @abstractmethod
@@ -114,7 +115,8 @@ class Backbone(ABC):
         pixels : (B, 3, H, W) float32, from :meth:`preprocess`
         blocks : blocks (1-based) whose residual stream is wanted, CLS removed; "final" is the last one after the
             final norm
-        windows : sizes k of the k x k patch windows (stride 1) whose embedding is wanted
+        windows : sizes k of the k x k patch windows whose embedding is wanted, with stride 1; or "<k>s<stride>", e.g. "3s2",
+            for a part of them (faster, no longer the paper's)
         patches : also return text-aligned patch embeddings
 
         Returns
@@ -145,25 +147,34 @@ class Backbone(ABC):
         """Embeddings (B, W, D) of all k x k windows: keep CLS and the window's tokens with their own positions, then
         run the whole tower on each short sequence. Source: WinCLIP section 4.2; facts 2.5 (not crop and resize)."""
         indices = window_indices(self.grid, k).to(start.device)  # (W, k * k)
-        batch, n_windows = start.shape[0], len(indices)
-        cls = start[:, None, :1].expand(-1, n_windows, -1, -1)  # (B, W, 1, C)
-        body = start[:, 1:][:, indices]  # (B, W, k * k, C)
-        sequences = torch.cat([cls, body], dim=2).flatten(0, 1)  # (B * W, 1 + k * k, C): attention stays inside one
-        parts = []
-        for chunk in sequences.split(self.n_windows_per_pass):
-            last, taken = self.run(chunk, self.head_blocks)
-            parts.append(self.image_head(last, taken))
-        return torch.cat(parts).unflatten(0, (batch, n_windows))
+        rows = torch.cat([indices.new_zeros(len(indices), 1), indices + 1], dim=1)  # token numbers, CLS first
+        shared = self.share(start)
+
+        def embed(windows):  # numbers of windows, those of the first image first
+            with torch.inference_mode(), self.precision_context():  # both are set per thread
+                return self.embed_windows(shared, (windows // len(rows))[:, None], rows[windows % len(rows)])
+
+        size = self.n_windows_per_pass * (1 if start.device.type == "cpu" else 16)  # a GPU wants large products
+        parts = torch.arange(len(start) * len(rows), device=start.device).split(size)
+        return torch.cat(_on_all_cores(embed, parts, start.device)).unflatten(0, (len(start), len(rows)))
+
+    def share(self, start):
+        """What the windows of an image have in common, from its tokens (B, 1 + N, C): taken from it, not computed again."""
+        return (start,)
+
+    def embed_windows(self, shared, image, rows):
+        """Joint embedding (n, D) of n windows: token numbers ``rows`` (n, 1 + k * k) of the images ``image`` (n, 1)."""
+        return self.image_head(*self.run(shared[0][image, rows], self.head_blocks))
 
     def check_request(self, blocks, windows):
         """Raise ValueError for a block or window size that this tower does not have."""
         for b in blocks:
             if b != "final" and (not isinstance(b, (int, np.integer)) or not 1 <= b <= self.n_blocks):
                 raise ValueError(f"{self.name} has blocks 1..{self.n_blocks} and 'final', found {b!r}.")
-        for k in windows:
-            if not 1 <= k <= min(self.grid):
+        for window in windows:
+            if not window_spec(window)[0] <= min(self.grid):
                 raise ValueError(f"{self.name} at {self.image_size} has a {self.grid} grid: windows of 1 to "
-                                 f"{min(self.grid)} patches, found {k!r}.")
+                                 f"{min(self.grid)} patches, found {window!r}.")
 
     def precision_context(self):
         return nullcontext() if self.precision == "fp32" else torch.autocast(
@@ -220,6 +231,25 @@ class OpenClip(Backbone):
     def image_head(self, last, taken):
         return self.visual._pool(last)[0] @ self.visual.proj
 
+    def share(self, start):
+        """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
+        blocks = self.visual.transformer.resblocks
+        plain = all(type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks) and self.visual.attn_pool is None
+        return (start, _qkv(blocks[0], start)) if plain and len(blocks) > 1 else (start,)
+
+    def embed_windows(self, shared, image, rows):
+        """As the tower does it, but for two things that change no number: the first block's projections are shared, and
+        in the last block only CLS asks, for the head reads nothing else."""
+        if len(shared) == 1:  # blocks of another build
+            return super().embed_windows(shared, image, rows)
+        first, *middle, last = self.visual.transformer.resblocks
+        x, qkv = (each[image, rows] for each in shared)
+        x = _after_attention(first, x, *qkv.chunk(3, dim=-1))
+        for block in middle:
+            x = _after_attention(block, x, *_qkv(block, x).chunk(3, dim=-1))
+        query, key, value = _qkv(last, x).chunk(3, dim=-1)
+        return self.image_head(_after_attention(last, x[:, :1], query[:, :1], key, value), {})
+
     def patch_head(self, last, taken, grid):
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
 
@@ -228,6 +258,30 @@ class OpenClip(Backbone):
         parts = [self.model.encode_text(self.tokenizer(list(prompts[i:i + batch_size])).to(self.device)).float().cpu()
                  for i in range(0, len(prompts), batch_size)]
         return torch.cat(parts)
+
+
+def _qkv(block, x):
+    """Queries, keys and values of an open_clip block: (..., C) -> (..., 3 C)."""
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+def _after_attention(block, x, query, key, value):
+    """The rest of an open_clip block: attention, its projection, the MLP."""
+    heads = (each.unflatten(-1, (block.attn.num_heads, -1)).transpose(-3, -2) for each in (query, key, value))
+    x = x + block.ls_1(block.attn.out_proj(F.scaled_dot_product_attention(*heads).transpose(-3, -2).flatten(-2)))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _on_all_cores(function, parts, device):
+    """[function(part) ...]: on a CPU each core takes parts of its own, since small products do not split well."""
+    n = torch.get_num_threads()
+    if device.type != "cpu" or min(n, len(parts)) < 2:
+        return [function(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, parts))
+    finally:
+        torch.set_num_threads(n)  # the workers' setting would hold for later threads, too
 
 
 def choose_device(device="auto", precision="auto"):

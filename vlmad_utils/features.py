@@ -123,7 +123,7 @@ class Features:
     image : (B, D) float32, unit norm
     patches : (B, N, D) float32, unit norm, text-aligned
     tokens : {block: (B, N, C) float32}, residual stream after a block
-    windows : {k: (B, W, D) float32}, unit norm
+    windows : {k: (B, W, D) float32}, unit norm; sparse ones under "<k>s<stride>"
     grid : (h, w)
     index : DataFrame, row i describes image i (None when arrays were encoded)
 
@@ -152,8 +152,12 @@ class Features:
         if kind not in self.kinds:
             raise KeyError(f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode again with "
                            "blocks=, windows= or patches=True: only the difference is computed.")
-        return torch.stack([torch.from_numpy(self._array(kind, key).astype(np.float32)) for key in self.keys]) \
-            if self.keys else torch.empty(0)
+        stacked = None
+        for i, key in enumerate(self.keys):  # each array straight to its place: one copy, and no second set in memory
+            array = self._array(kind, key)
+            stacked = np.empty((len(self.keys), *array.shape), np.float32) if stacked is None else stacked
+            stacked[i] = array
+        return torch.empty(0) if stacked is None else torch.from_numpy(stacked)
 
     def _array(self, kind, key):
         array = self.store.get(kind, key)
@@ -323,7 +327,7 @@ def _encode_batch(model, batch, where):
         out = model.encode_image(
             torch.stack([p for _, p in group]),
             blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
-            windows=[int(n) for kind, _, n in names if kind == "windows"],
+            windows=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "windows"],
             patches="patches" in wanted)
         with np.errstate(over="ignore"):  # what is beyond float16 is named below
             rounded = {kind: out[kind].numpy().astype(np.float32 if kind == "image" else np.float16) for kind in wanted}

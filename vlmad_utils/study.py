@@ -194,7 +194,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
 def encode(model, index, methods, store="auto", progress=True):
     """Features with all that the methods need, encoded in one pass."""
     blocks = list(dict.fromkeys(b for m in methods for b in m.blocks))
-    windows = sorted({w for m in methods for w in m.windows})
+    windows = sorted({w for m in methods for w in m.windows}, key=str)
     return features.encode(model, index, blocks, windows, any(m.patches for m in methods), store, progress=progress)
 
 

@@ -108,7 +108,7 @@ def zero_shot(features, prototypes, temperature=0.07, windows=(2, 3), image_scal
     features : encoded images with ``image`` (B, D) and ``windows[k]`` (B, W, D)
     prototypes : (2, D)
     temperature : 0.07 as in most rebuilds; ``1 / model.logit_scale`` for the checkpoint's (about 0.01)
-    windows : window sizes in patches; (2, 3) in the paper; 1 to 7 in the source paper's ablation
+    windows : window sizes in patches; (2, 3) in the paper; 1 to 7 in the source paper's ablation; "3s2" for every second one
     image_scale : the whole image is one more scale
     within, across : mean over windows and over scales: "harmonic" (paper), "arithmetic", "normality"
     image_from : "image" (paper: the map takes no part) or "map" (its maximum; one public rebuild does so)
