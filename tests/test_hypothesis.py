@@ -108,6 +108,16 @@ def test_windows_cover_every_patch_as_often_as_it_has_places_for_them(grid, k):
 
 
 @examples(60)
+@given(grids, st.integers(1, 9), st.integers(1, 9))
+def test_sparse_windows_are_some_of_all_and_leave_no_patch_out(grid, k, stride):
+    k = min(k, *grid)
+    stride = min(stride, k)
+    every, sparse = ({tuple(w) for w in window_indices(grid, spec).tolist()} for spec in (k, f"{k}s{stride}"))
+    assert sparse <= every and {p for w in sparse for p in w} == set(range(grid[0] * grid[1]))
+    assert len(sparse) == len(window_indices(grid, k, stride)) and (stride > 1 or sparse == every)
+
+
+@examples(60)
 @given(grids, st.integers(1, 5), st.integers(0, 10**6), st.floats(0.01, 1))
 def test_harmonic_mean_is_bounded_monotone_and_keeps_constants(grid, k, seed, value):
     k = min(k, *grid)

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from . import data, files, sources
+from .windows import window_indices
 
 LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
 
@@ -286,8 +287,8 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
 def disk_need(model, n_images, blocks=(), windows=(), patches=True):
     """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
     bytes and the file system's rounding come on top."""
-    n, (h, w) = model.grid[0] * model.grid[1], model.grid
-    numbers = n * model.width * len(set(blocks)) + sum((h - k + 1) * (w - k + 1) for k in set(windows)) * model.dim
+    n = model.grid[0] * model.grid[1]
+    numbers = n * model.width * len(set(blocks)) + sum(len(window_indices(model.grid, k)) for k in set(windows)) * model.dim
     return n_images * (4 * model.dim + 2 * (numbers + n * model.dim * bool(patches)))  # float32 image embedding, float16 else
 
 
