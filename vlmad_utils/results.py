@@ -21,7 +21,7 @@ def save(frame, name):
     Parameters
     ----------
     frame : DataFrame; every column becomes text in the file
-    name : of the table, beginning with its notebook's number, e.g. "22_shots"
+    name : of the table, beginning with its notebook's number, e.g. "22_shots", or that of the module that makes it
 
     Raises
     ------
@@ -39,11 +39,12 @@ def load(name):
 
     Raises
     ------
-    FileNotFoundError that names the notebook to run.
+    FileNotFoundError that names the notebook to run, or the make target.
     """
     path = folder() / f"{name}.csv"
     if not path.exists():
-        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run the notebook whose name begins with {name[:2]} first")
+        wanted = f"the notebook whose name begins with {name[:2]}" if name[:2].isdigit() else f"make {name}"
+        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run {wanted} first")
     return pd.read_csv(path)
 
 
