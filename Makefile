@@ -1,6 +1,7 @@
 # make figures   fetch data, run every notebook in order, write figures/
 # make test      unit tests, then the notebooks as tests (nbmake)
 # make lab       JupyterLab in the same environment
+# make bench     time and memory as ratios within one run, into data/results/bench.csv
 # make embedded  retrain the embedded vision-language model (data/embedded/)
 # make notebooks re-execute the committed notebooks in place and refresh README and navigation
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.vlmad-installed
 
-.PHONY: figures test lab embedded notebooks data clean
+.PHONY: figures test lab bench embedded notebooks data clean
 .DELETE_ON_ERROR:
 
 figures: data
@@ -21,6 +22,9 @@ test: data
 
 lab: $(READY)
 	$(RUN) -m jupyterlab notebooks
+
+bench: $(READY)
+	$(RUN) -m vlmad_utils.bench
 
 embedded: data
 	$(RUN) -m vlmad_utils.embedded_training

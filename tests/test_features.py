@@ -177,6 +177,14 @@ def test_bad_requests_say_what_exists(index):
         features.encode(Tiny(), index, windows=(5,), store=None)
 
 
+def test_disk_need_is_that_of_the_files_but_for_their_headers(index, tmp_path):
+    features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
+    files = list((tmp_path / "store").rglob("*.safetensors"))
+    asked = {key: value for key, value in ASKED.items() if key != "progress"}
+    over = sum(path.stat().st_size for path in files) - features.disk_need(Tiny(), len(index), **asked)
+    assert len(files) == 5 * len(index) and 0 < over < 130 * len(files)
+
+
 def _fill(index, folder, pause):
     torch.set_num_threads(1)
     model = Tiny()

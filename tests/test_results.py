@@ -16,12 +16,16 @@ TABLES = {path.stem: path for path in sorted(FOLDER.glob("*.csv"))}
 UNIT = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
 
 
-def test_each_table_comes_from_a_notebook_and_each_save_left_one():
+def test_each_table_comes_from_a_notebook_or_module_and_each_save_left_one():
     saved = {}
     for path in book.notebooks():
         for name in re.findall(r"results\.save\([^\n]*?[\"'](\d\d_\w+)[\"']\)", path.read_text(encoding="utf-8").replace('\\"', '"')):
             assert name[:2] == path.name[:2], f"{path.name} saves {name}: a table begins with its notebook's number"
             saved[name] = path.name
+    for path in sorted((results.ROOT / "vlmad_utils").glob("*.py")):  # a table of a module bears its name; it need not be there
+        for name in re.findall(r"results\.save\([^\n]*?\"(\w+)\"\)", path.read_text(encoding="utf-8")):
+            assert name == path.stem, f"{path.name} saves {name}: a module's table bears the module's name"
+            saved |= {name: path.name} if name in TABLES else {}
     assert set(saved) == set(TABLES), f"only saved: {set(saved) - set(TABLES)}; only there: {set(TABLES) - set(saved)}"
 
 

@@ -87,6 +87,19 @@ def test_shipped_weights_serve_only_what_they_were_made_for(quick, method, monke
     assert len(quick.calls) == 2
 
 
+@METHODS
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_damaged_weights_are_trained_anew_with_a_warning(quick, method, suffix):
+    first, _ = quick(method)
+    [path] = (quick.store / "trained").glob(f"*{suffix}")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=f"{method} is trained anew: .*damaged"):
+        again, _ = quick(method)
+    assert len(quick.calls) == 2 and study.digest(first) == study.digest(again)
+    quick(method)
+    assert len(quick.calls) == 2
+
+
 def test_refusals_say_what_is_wanted(index):
     model = tiny.model()
     with pytest.raises(ValueError, match="april_gan or anomalyclip, found 'winclip'"):

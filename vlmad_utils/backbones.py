@@ -10,6 +10,7 @@ blocks, text-aligned patches, window embeddings) and prompts into text embedding
 import functools
 import hashlib
 import logging
+import pickle
 import urllib.error
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -311,7 +312,8 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
 
     Raises
     ------
-    ValueError for an unknown model or tag; ConnectionError when the weights cannot be fetched.
+    ValueError for an unknown model or tag, or a pickled checkpoint that is more than weights; ConnectionError when the
+    weights cannot be fetched.
     """
     device, precision = choose_device(device, precision)
     if name == "embedded":
@@ -334,6 +336,10 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
             torch.manual_seed(0)
             model = open_clip.create_model(name, pretrained=None if random else pretrained, force_image_size=image_size,
                                            force_quick_gelu=quick_gelu, load_weights=not random)
+    except pickle.UnpicklingError as error:  # torch's own message advises to open it all the same
+        raise ValueError(f"{pretrained} is a pickled checkpoint that holds more than weights, and torch.load(weights_only=True) refuses "
+                         "it: opened, it could run any code. Wanted a state dict as safetensors: make it with "
+                         "safetensors.torch.save_file where you trust the file, or ask its maker for it.") from error
     except Exception as error:  # hub libraries raise many types; anything but a network fault is passed on
         if not _is_network_fault(error):
             raise

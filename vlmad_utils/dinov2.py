@@ -1,7 +1,5 @@
 """DINOv2 ViT-S/14 out of an ONNX file: read the initialisers once, write safetensors for timm."""
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from . import sources
+from . import files, sources
 
 TIMM_NAME = "vit_small_patch14_dinov2"
 
@@ -81,10 +79,8 @@ def load_tower(raw=None):
     if not converted.exists():
         folder = sources.fetch(["dinov2"])["dinov2"]
         state = onnx_to_state_dict(next(Path(folder).rglob("*.onnx")))
-        handle, temporary = tempfile.mkstemp(dir=raw, suffix=".part")
-        os.close(handle)
-        save_file(state, temporary)
-        os.replace(temporary, converted)  # whole or not at all
+        with files.whole(converted) as temporary:
+            save_file(state, temporary)
     tower = timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, dynamic_img_size=True)
     tower.load_state_dict(load_file(converted), strict=True)
     return tower.eval()

@@ -11,21 +11,22 @@ a kill at any moment loses at most the batch in flight, and what reads wrong is 
 
 import hashlib
 import os
-import uuid
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
+from joblib.parallel import get_active_backend
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from . import data, sources
+from . import data, files, sources
+from .windows import window_indices
 
 LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
 
@@ -33,6 +34,11 @@ LAYOUT = "1"  # layout of the files; part of the path, so that an old store is l
 def store_dir():
     """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
     return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+
+
+def store_folder(store):
+    """Folder that an argument ``store`` means: "auto" is :func:`store_dir`, "~" is expanded."""
+    return store_dir() if isinstance(store, str) and store == "auto" else sources.user_folder(store)
 
 
 class StoreError(OSError):
@@ -63,16 +69,11 @@ class DiskStore:
     def put(self, kind, key, array):
         path = self.path(kind, key)
         array = np.ascontiguousarray(array)
-        temporary = path.with_name(f".{key}.{os.getpid()}.{uuid.uuid4().hex}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
-            os.replace(temporary, path)
+            with files.whole(path) as temporary:
+                save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
         except (OSError, SafetensorError) as error:
             raise self._not_writable(error) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _not_writable(self, error):
         return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
@@ -133,6 +134,9 @@ class Features:
     def __init__(self, store, keys, grid, kinds, index=None, recompute=None):
         self.store, self.keys, self.grid, self.kinds, self.index = store, list(keys), tuple(grid), tuple(kinds), index
         self._recompute = recompute
+
+    def __getstate__(self):
+        return {**self.__dict__, "_recompute": None}  # else the model and all images went with it to another process
 
     def __len__(self):
         return len(self.keys)
@@ -226,8 +230,9 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
 
     Notes
     -----
-    Batches run through joblib: under ``joblib.parallel_config(backend="dask", ...)`` they spread over a cluster that
-    shares the store. Without such a configuration they run here, one after the other.
+    Batches run through joblib: under ``joblib.parallel_config(backend="dask")`` they spread over a cluster that shares the
+    store and the images; the model is sent once. Without such a configuration, or without a store, they run here. The
+    numbers are the same.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
@@ -235,7 +240,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     items = list(index["image_path"]) if index is not None else list(images)
     model.check_request(blocks, windows)
     kinds = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows), *(["patches"] * patches)]
-    where = MemoryStore() if store is None else DiskStore(store_dir() if store == "auto" else store, model.fingerprint)
+    where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda item: _try(content_hash, item), items))
@@ -249,8 +254,12 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     def fill(todo, label):
         batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
         failures = {}
-        jobs = Parallel(return_as="generator")(delayed(_encode_batch)(model, batch, where) for batch in batches)
-        quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
+        if not todo:
+            return failures
+        here = "sharedmem" if store is None else None  # what another process put into its memory would be lost
+        with _sent_once(model):
+            jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where) for batch in batches)
+        quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
         with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
                 failures.update(failed)
@@ -273,6 +282,23 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         fill([job for job in redo.values() if job[2]], "mend the store")
 
     return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
+
+
+def disk_need(model, n_images, blocks=(), windows=(), patches=True):
+    """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
+    bytes and the file system's rounding come on top."""
+    n = model.grid[0] * model.grid[1]
+    numbers = n * model.width * len(set(blocks)) + sum(len(window_indices(model.grid, k)) for k in set(windows)) * model.dim
+    return n_images * (4 * model.dim + 2 * (numbers + n * model.dim * bool(patches)))  # float32 image embedding, float16 else
+
+
+def _sent_once(model):
+    """Context in which a Dask backend brings the model to every worker before the first batch; joblib would send it with each."""
+    backend = get_active_backend()[0]
+    if not hasattr(backend, "client") or id(model) in backend.data_futures:
+        return nullcontext()
+    return parallel_config(backend="dask", client=backend.client, scatter=[model],
+                           wait_for_workers_timeout=backend.wait_for_workers_timeout, **backend.submit_kwargs)
 
 
 def _try(function, *args):

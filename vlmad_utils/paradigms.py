@@ -51,9 +51,9 @@ def april_gan_method(model, layers, ensemble="april-gan", transductive=False, sc
 
 def anomalyclip_method(model, prototypes, temperature=0.07):
     """AnomalyCLIP with learned prompts; an open_clip model is read through its V-V stream, the embedded one as it is."""
-    view = anomalyclip.DPAM(model) if model.is_clip else None
-    return Method("AnomalyCLIP", lambda f, r, t: anomalyclip.zero_shot(f, prototypes, temperature, size=model.image_size), "zero",
-                  patches=True, settings=(digest(prototypes), temperature), backbone=view)
+    view, size = anomalyclip.DPAM(model) if model.is_clip else None, model.image_size  # the function must not hold the model
+    return Method("AnomalyCLIP", lambda f, r, t: anomalyclip.zero_shot(f, prototypes, temperature, size=size), "zero", patches=True,
+                  settings=(digest(prototypes), temperature), backbone=view)
 
 
 def memory_bank_method(block=9, name="memory bank", **options):

@@ -5,9 +5,7 @@ and returns it; `save` writes it. Nothing here knows how scores were made. Norma
 an orange triangle; methods have other colours.
 """
 
-import os
 import re
-import tempfile
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 from matplotlib.colors import ListedColormap
+
+from . import files
 
 STYLE = "vlmad_utils.report"
 COLUMN, PAGE = 3.3, 6.9  # inches: one text column, the whole page
@@ -208,7 +208,6 @@ def save(fig, name, caption, out=None, notebook=None, licence=None):
     if not caption.strip():
         raise ValueError(f"figure {name!r} has no caption; wanted one that names data, n and uncertainty")
     out = Path(FIGURES if out is None else out)
-    out.mkdir(parents=True, exist_ok=True)
     for kind, without in (("pdf", ("CreationDate", "Creator", "Producer")), ("png", ("Software",))):
         buffer = BytesIO()
         fig.savefig(buffer, format=kind, metadata=dict.fromkeys(without))
@@ -255,8 +254,5 @@ def _foot(fig, licence):
 
 
 def _write(path, content):
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    with files.whole(path, "pass out= with a folder that can be written") as temporary:
+        temporary.write_bytes(content)

@@ -1,17 +1,18 @@
 """Tables that notebooks leave for the report, and published numbers, which are never mixed with measured ones."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import pandas as pd
+
+from . import files, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def folder():
     """Where tables go: the environment variable VLMAD_RESULTS, else data/results of the checkout."""
-    return Path(os.environ.get("VLMAD_RESULTS") or ROOT / "data" / "results")
+    return sources.user_folder(os.environ.get("VLMAD_RESULTS") or ROOT / "data" / "results")
 
 
 def save(frame, name):
@@ -20,21 +21,16 @@ def save(frame, name):
     Parameters
     ----------
     frame : DataFrame; every column becomes text in the file
-    name : of the table, beginning with its notebook's number, e.g. "22_shots"
+    name : of the table, beginning with its notebook's number, e.g. "22_shots", or that of the module that makes it
 
     Raises
     ------
-    ValueError for an empty frame.
+    ValueError for an empty frame; OSError, with advice, where the table cannot be written.
     """
     if not len(frame):
         raise ValueError(f"the table {name!r} is empty: nothing was written")
-    path = folder() / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        frame.to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    with files.whole(folder() / f"{name}.csv", "set VLMAD_RESULTS to a folder that can be written") as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     return frame
 
 
@@ -43,11 +39,12 @@ def load(name):
 
     Raises
     ------
-    FileNotFoundError that names the notebook to run.
+    FileNotFoundError that names the notebook to run, or the make target.
     """
     path = folder() / f"{name}.csv"
     if not path.exists():
-        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run the notebook whose name begins with {name[:2]} first")
+        wanted = f"the notebook whose name begins with {name[:2]}" if name[:2].isdigit() else f"make {name}"
+        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run {wanted} first")
     return pd.read_csv(path)
 
 

@@ -8,8 +8,7 @@ new one.
 import functools
 import hashlib
 import json
-import os
-import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from . import data, features, metrics, prompts
+from . import data, features, files, metrics, prompts
 from .methods import upsample
 
 CODE = ("study", "metrics", "bootstrap", "windows", "images", "methods/*")  # modules whose change makes rows anew
@@ -140,8 +139,8 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
 
     Notes
     -----
-    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or a Dask cluster that shares the
-    store. Rows do not depend on it.
+    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or ``backend="dask"`` on a
+    cluster that shares the store and the images. Rows do not depend on it.
     """
     index = index.reset_index(drop=True)
     test = index[index["split"] == "test"].reset_index(drop=True)
@@ -181,9 +180,10 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                     key = _key(base, method, backbone.fingerprint, own_feats.keys, part["label"].tolist(), made_of,
                                references and references.keys, prototypes, size, draws)
                     jobs.append((base, method, own_feats, references, prototypes, key))
-    where = None if store is None else Path(features.store_dir() if store == "auto" else store) / "study"
-    made = Parallel(return_as="generator")(delayed(_cell)(replace(job[1], backbone=None), *job[2:], size, draws, where) for job in jobs)
-    cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", disable=not progress or not jobs))
+    where = None if store is None else features.store_folder(store) / "study"
+    made = Parallel(return_as="generator")(delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
+    quiet = {} if progress and jobs else {"disable": True}  # left out, TQDM_DISABLE decides
+    cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", **quiet))
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
     rows = [{**job[0], **cell["about"], **row, **facts} for job, cell in zip(jobs, cells, strict=True) for row in cell["rows"]]
     images = [{**job[0], "image": number, "label": label, "score": score} for job, cell in zip(jobs, cells, strict=True)
@@ -267,21 +267,35 @@ def _key(base, method, fingerprint, test, labels, masks, references, prototypes,
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
 
 
-def _cell(method, feats, references, prototypes, key, size, draws, where):
+def _cell(job, size, draws, where):
+    method, feats, references, prototypes, key = job  # one tuple: arrays by themselves would be spread, and lost with their worker
     path = where and where / key[:2] / f"{key}.json"
-    if path and path.exists():
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            path.unlink(missing_ok=True)  # cut off by a fault of the disk: made anew
+    if path and (cell := _kept(path)) is not None:
+        return cell
     scores = method.score(feats, references, prototypes)
     index = feats.index
     cell = {"about": {"training": scores.training, "meaning": scores.meaning, "n_images": len(index),
                       "n_anomalous": int(index["label"].sum())},
             "rows": evaluate(index, scores, size, draws), "labels": index["label"].tolist(), "scores": scores.image.tolist()}
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        temporary.write_text(json.dumps(cell), encoding="utf-8")
-        os.replace(temporary, path)
+        with files.whole(path, "make room and get the right to write there, or set VLMAD_STORE (or store=) to another folder") as temporary:
+            temporary.write_text(json.dumps({**cell, "sha256": _checksum(cell)}), encoding="utf-8")
     return cell
+
+
+def _kept(path):
+    """The cell of a file; None when there is none, or it does not read as it was written: then it is made anew."""
+    try:
+        cell = json.loads(path.read_bytes())
+        if cell.pop("sha256") == _checksum(cell):
+            return cell
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass
+    warnings.warn(f"{path.name} of the study in the store was damaged; this cell is computed again.")
+    return None
+
+
+def _checksum(cell):
+    return hashlib.sha256(json.dumps(cell).encode()).hexdigest()

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ def load_or_train(method, model, index=None, store="auto", progress=True, **chan
         learned, found = train(method, model, index, store, progress, settings)
         return learned, {**facts, **found}
     name = f"{method}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.safetensors"
-    kept = Path(features.store_dir() if store == "auto" else store) / "trained" / name
+    kept = features.store_folder(store) / "trained" / name
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):  # two notebooks may want the same weights at once
         if not _fits(kept, method, facts):
@@ -152,7 +153,11 @@ def _fits(path, method, facts):
     """Whether weights lie at a path that were made of just this."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return False
-    card = load_checkpoint(path, method)[1]
+    try:
+        card = load_checkpoint(path, method)[1]
+    except ValueError as error:
+        warnings.warn(f"trained weights are not used, {method} is trained anew: {error}")
+        return False
     return all(card.get(key) == value for key, value in facts.items())
 
 

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from .. import files
+
 
 def focal_loss(probabilities, masks, gamma=2.0, smooth=1e-5):
     """Focal loss of two-class probabilities (B, 2, H, W) against masks (B, H, W) in {0, 1}; mean over pixels.
@@ -68,8 +70,10 @@ def save_checkpoint(module, path, **card):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, found {path.name}.")
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    with files.whole(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)
+    with files.whole(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(path, method):

@@ -4,7 +4,6 @@ The products (``FAMILIES``) and the faults (``DEFECT_TYPES``) are listed in ``ta
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image
 
+from .. import files
 from .defects import DEFECTS
 from .fields import blur, coords, grain, grey, peak, rotate, smooth
 from .objects import OBJECTS
@@ -129,10 +129,8 @@ def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, con
 
 def _save(pixels, path):
     """PNG at ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    Image.fromarray(pixels).save(partial, format="png", compress_level=4)
-    os.replace(partial, path)
+    with files.whole(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="png", compress_level=4)
 
 
 def _category(root, family, n_train, n_good, n_defect, size, seed):
@@ -167,9 +165,8 @@ def _category(root, family, n_train, n_good, n_defect, size, seed):
                 _save(mask.astype(np.uint8) * 255, path)
     for path in set(folder.rglob("*.png")) - wanted:  # left by an interrupted or different writing
         path.unlink()
-    partial = manifest.with_suffix(".part")
-    partial.write_text(json.dumps(plan, indent=1))
-    os.replace(partial, manifest)
+    with files.whole(manifest) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1))
     return folder
 
 

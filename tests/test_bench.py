@@ -1,0 +1,76 @@
+"""The benchmark measures what it says; its numbers are never judged here."""
+
+import numpy as np
+import pytest
+
+from vlmad_utils import bench, measure, results
+
+
+def test_alternatives_are_timed_in_turn_and_the_first_round_does_not_count(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def call(name, seconds):
+        order.append(name)
+        now[0] += seconds * len(order)
+
+    found = measure.in_turn(2, a=lambda: call("a", 1), b=lambda: call("b", 10))
+    assert order == ["a", "b"] * 3
+    assert found["a"].tolist() == [3, 5] and found["b"].tolist() == [40, 60]
+    row = measure.line("p", "b / a", found["b"] / found["a"], "x")
+    assert (row["median"], row["low"], row["high"], row["rounds"]) == (np.median([40 / 3, 12]), 12, 40 / 3, 2)
+
+
+def allocate(before, during):
+    kept = np.ones(before * 2**20, np.uint8)
+    return lambda: np.ones(during * 2**20, np.uint8).sum() + kept[0]
+
+
+def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
+    mine = np.ones(300 * 2**20, np.uint8)  # of the parent: must not count
+    seconds, memory = measure.alone(allocate, 100, 50)
+    assert 45 < memory < 75 and seconds > 0 and mine[0]
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """No process is started for a memory; the table would go to an empty folder."""
+    monkeypatch.setattr(bench, "alone", lambda task, *arguments: (task(*arguments)() is None or 1.0, 1.0))
+    monkeypatch.setenv("VLMAD_RESULTS", str(tmp_path))
+    monkeypatch.setattr(bench, "QUICK", bench.QUICK | {"rounds": 1, "batches": (2,), "step": 20, "sets": 5, "images": 6, "maps": 6,
+                                                       "side": 32, "study": 4, "grow": (3, 6)})
+    return tmp_path
+
+
+def test_every_part_gives_rows_that_can_be_told_apart(here, capsys):
+    table = bench.main(["--quick"])
+    assert set(table["part"].str.split(",").str[0]) == {"windows", "scoring", "study", "growth"}
+    assert not table.duplicated(["part", "what"]).any()
+    assert (table["low"] <= table["median"]).all() and (table["median"] <= table["high"]).all() and (table["low"] > 0).all()
+    assert len(capsys.readouterr().out.splitlines()) == len(table)
+    assert not list(here.iterdir())  # quick numbers are never recorded
+
+
+def test_a_full_run_is_recorded_and_a_part_is_not(here, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="run make bench first"):
+        results.load("bench")
+    monkeypatch.setattr(bench, "PARTS", {name: lambda o, name=name: [measure.line(name, "x", [1.0, 3.0], goal="< 2")] for name in "ab"})
+    bench.main(["--only", "a"])
+    assert not list(here.iterdir())
+    bench.main([])
+    assert results.load("bench")["median"].tolist() == [2, 2] and list(results.load("bench")["goal"]) == ["< 2"] * 2
+
+
+def test_the_plain_loop_gives_the_package_embeddings():
+    import torch
+
+    from vlmad_utils.windows import window_indices
+
+    model = bench.tower("tiny")
+    pixels = torch.randn(2, 3, *model.image_size)
+    found = model.encode_image(pixels, windows=(2,))["windows-2"]
+    with torch.inference_mode():
+        start = model.embed(pixels)
+        for w, row in enumerate(window_indices(model.grid, 2)):
+            one = model.image_head(*model.run(torch.cat([start[:, :1], start[:, 1:][:, row]], dim=1), model.head_blocks))
+            assert torch.allclose(torch.nn.functional.normalize(one, dim=-1), found[:, w], atol=1e-5)
