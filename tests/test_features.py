@@ -210,3 +210,22 @@ def test_two_processes_fill_it_at_once_and_a_kill_leaves_nothing_wrong(index, tm
     assert [worker.exitcode for worker in workers] == [0, 0]
     found = features.encode(Tiny(), index, store=tmp_path / "s", batch_size=1, **ASKED)
     assert all(torch.equal(a, b) for a, b in zip(everything(found), expected))
+
+
+def test_a_batch_too_large_for_memory_goes_in_halves():
+    class Small(Tiny):
+        def encode_image(self, pixels, **wanted):
+            if len(pixels) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode_image(pixels, **wanted)
+
+    images = [np.full((32, 32, 3), i, np.uint8) for i in range(7)]
+    small, roomy = (features.encode(model, images, windows=(2,), store=None, batch_size=7, progress=False) for model in (Small(), Tiny()))
+    assert torch.equal(small.windows[2], roomy.windows[2]) and torch.equal(small.image, roomy.image)
+
+    class Full(Tiny):
+        def encode_image(self, pixels, **wanted):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        features.encode(Full(), images, store=None, progress=False)

@@ -219,7 +219,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     images : DataFrame with a column image_path (from ``data.index``), or a list of paths, or of (H, W, 3) uint8 arrays
     blocks, windows, patches : what is wanted, see ``Backbone.encode_image``
     store : "auto" (:func:`store_dir`), a folder, or None for memory only
-    batch_size : images per forward pass
+    batch_size : images per forward pass; halved as often as the memory of a GPU asks for it
     progress : show a bar with rate and remaining time
     on_error : "raise", or "skip" to leave unreadable files out and report them
 
@@ -316,6 +316,18 @@ def _load(model, item):
     return model.preprocess(item if isinstance(item, np.ndarray) else data.read_image(item))
 
 
+def _in_memory(model, pixels, **wanted):
+    """``model.encode_image``; a batch that is too large for the memory of a GPU goes through it in halves."""
+    try:
+        return model.encode_image(pixels, **wanted)
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise
+    torch.cuda.empty_cache()  # after the except block: what the traceback held is free by now
+    halves = [_in_memory(model, half, **wanted) for half in pixels.tensor_split(2)]
+    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
+
+
 def _encode_batch(model, batch, where):
     """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be encoded."""
     with ThreadPoolExecutor(4) as pool:
@@ -325,8 +337,8 @@ def _encode_batch(model, batch, where):
     for wanted in sorted({tuple(job[2]) for job, _ in ready}):  # images of one batch may lack different kinds
         group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
         names = [kind.partition("-") for kind in wanted]
-        out = model.encode_image(
-            torch.stack([p for _, p in group]),
+        out = _in_memory(
+            model, torch.stack([p for _, p in group]),
             blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
             windows=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "windows"],
             patches="patches" in wanted)
