@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from vlmad_utils import bench, measure, results
 
@@ -61,16 +62,16 @@ def test_a_full_run_is_recorded_and_a_part_is_not(here, monkeypatch):
     assert results.load("bench")["median"].tolist() == [2, 2] and list(results.load("bench")["goal"]) == ["< 2"] * 2
 
 
-def test_the_plain_loop_gives_the_package_embeddings():
-    import torch
-
-    from vlmad_utils.windows import window_indices
-
-    model = bench.tower("tiny")
-    pixels = torch.randn(2, 3, *model.image_size)
-    found = model.encode_image(pixels, windows=(2,))["windows-2"]
-    with torch.inference_mode():
-        start = model.embed(pixels)
-        for w, row in enumerate(window_indices(model.grid, 2)):
-            one = model.image_head(*model.run(torch.cat([start[:, :1], start[:, 1:][:, row]], dim=1), model.head_blocks))
-            assert torch.allclose(torch.nn.functional.normalize(one, dim=-1), found[:, w], atol=1e-5)
+def test_the_alternatives_see_the_same_windows(monkeypatch):
+    """Both go through the tower as often as it must be, with CLS first; the package gives the same embeddings."""
+    model, found = bench.tower("tiny"), []
+    expected = bench.passes(model, 2, 1)["package"]()
+    head = model.image_head
+    monkeypatch.setattr(model, "image_head", lambda *a: (found.append(torch.nn.functional.normalize(head(*a), dim=-1)), found[-1])[1])
+    for way in ("batches", "loop"):
+        found.clear()
+        bench.passes(model, 2, 1)[way]()
+        first = [x.unflatten(0, (2, -1)) for x in found]
+        joined = first if way == "batches" else [torch.cat(first[:25], dim=1), torch.cat(first[25:], dim=1)]
+        for k, x in zip(bench.SIZES, joined):
+            assert torch.allclose(x, expected[f"windows-{k}"], atol=1e-5)
