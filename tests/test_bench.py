@@ -1,7 +1,10 @@
 """The benchmark measures what it says; its numbers are never judged here."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 
 from vlmad_utils import bench, measure, results
 
@@ -21,14 +24,9 @@ def test_alternatives_are_timed_in_turn_and_the_first_round_does_not_count(monke
     assert (row["median"], row["low"], row["high"], row["rounds"]) == (np.median([40 / 3, 12]), 12, 40 / 3, 2)
 
 
-def allocate(before, during):
-    kept = np.ones(before * 2**20, np.uint8)
-    return lambda: np.ones(during * 2**20, np.uint8).sum() + kept[0]
-
-
 def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
     mine = np.ones(300 * 2**20, np.uint8)  # of the parent: must not count
-    seconds, memory = measure.alone(allocate, 100, 50)
+    seconds, memory = measure.alone(functools.partial, np.ones, 50 * 2**20, np.uint8)
     assert 45 < memory < 75 and seconds > 0 and mine[0]
 
 
@@ -61,16 +59,16 @@ def test_a_full_run_is_recorded_and_a_part_is_not(here, monkeypatch):
     assert results.load("bench")["median"].tolist() == [2, 2] and list(results.load("bench")["goal"]) == ["< 2"] * 2
 
 
-def test_the_plain_loop_gives_the_package_embeddings():
-    import torch
-
-    from vlmad_utils.windows import window_indices
-
-    model = bench.tower("tiny")
-    pixels = torch.randn(2, 3, *model.image_size)
-    found = model.encode_image(pixels, windows=(2,))["windows-2"]
-    with torch.inference_mode():
-        start = model.embed(pixels)
-        for w, row in enumerate(window_indices(model.grid, 2)):
-            one = model.image_head(*model.run(torch.cat([start[:, :1], start[:, 1:][:, row]], dim=1), model.head_blocks))
-            assert torch.allclose(torch.nn.functional.normalize(one, dim=-1), found[:, w], atol=1e-5)
+def test_the_alternatives_see_the_same_windows(monkeypatch):
+    """Both go through the tower as often as it must be, with CLS first; the package gives the same embeddings."""
+    model, found = bench.tower("tiny"), []
+    expected = bench.passes(model, 2, 1)["package"]()
+    head = model.image_head
+    monkeypatch.setattr(model, "image_head", lambda *a: (found.append(torch.nn.functional.normalize(head(*a), dim=-1)), found[-1])[1])
+    for way in ("batches", "loop"):
+        found.clear()
+        bench.passes(model, 2, 1)[way]()
+        first = [x.unflatten(0, (2, -1)) for x in found]
+        joined = first if way == "batches" else [torch.cat(first[:25], dim=1), torch.cat(first[25:], dim=1)]
+        for k, x in zip(bench.SIZES, joined):
+            assert torch.allclose(x, expected[f"windows-{k}"], atol=1e-5)

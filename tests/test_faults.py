@@ -35,6 +35,11 @@ heads that are not what their card says             test_embedded.py::test_shipp
 a broken study goes on, cells cut off               test_study.py::test_a_broken_run_goes_on_and_only_new_cells_are_scored
 a notebook started out of order                     ::test_results_are_kept_whole_and_published_ones_apart
 windows: counts and coverage of the paper           test_backbones.py::test_window_geometry
+a worker of a cluster is killed in mid-run          test_dask.py::test_a_study_on_a_cluster_gives_the_same_rows_and_bytes
+an image that cannot be read, on a cluster          ::test_an_error_on_a_worker_is_the_error_here_and_the_rest_is_kept
+damaged weights of what was trained elsewhere       test_trained.py::test_damaged_weights_are_trained_anew_with_a_warning
+masks of own images, whatever the names             test_hypothesis.py::test_every_mask_goes_to_its_image_and_no_image_is_lost
+the store in any order of writing and damage        ::TestStore
 ==================================================  ===================================================================
 """
 

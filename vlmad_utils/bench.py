@@ -44,18 +44,20 @@ def tower(name):
 
 
 def passes(model, batch, step):
-    """{name: call}: windows by the package, one plain forward, and some windows of the plain loop: one position after the
-    other, each as a batch through the unmodified tower."""
+    """{name: call}: windows by the package; one plain forward; through the unmodified tower, all windows of a size as one
+    batch, and some windows of the plain loop, one position of all images after the other."""
     pixels = torch.randn(batch, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
-    some = [row for k in SIZES for row in window_indices(model.grid, k)[::step]]
 
-    def loop():
+    def through_tower(groups):
         with torch.inference_mode():
             start = model.embed(pixels)
-            for row in some:
-                model.image_head(*model.run(torch.cat([start[:, :1], start[:, 1:][:, row]], dim=1), model.head_blocks))
+            for rows in groups:  # (n, 1 + k * k) token numbers of n windows, CLS first
+                model.image_head(*model.run(start[:, rows].flatten(0, 1), model.head_blocks))
 
-    return {"package": lambda: model.encode_image(pixels, windows=SIZES), "plain": lambda: model.encode_image(pixels), "loop": loop}
+    sizes = [torch.nn.functional.pad(window_indices(model.grid, k) + 1, (1, 0)) for k in SIZES]
+    some = [row[None] for rows in sizes for row in rows[::step]]
+    return {"package": lambda: model.encode_image(pixels, windows=SIZES), "plain": lambda: model.encode_image(pixels),
+            "batches": lambda: through_tower(sizes), "loop": lambda: through_tower(some)}
 
 
 def one_pass(name, batch, step, which):
@@ -73,13 +75,16 @@ def windows(o):
         a, b = torch.randn(batch * 5 * per_size[0], model.width), torch.randn(model.width, 4 * model.width)
         s = in_turn(o["rounds"], **calls, gemm=lambda: a @ b)  # noqa: B023 - called before the next batch
         loop = s["plain"] + s["loop"] * sum(per_size) / taken  # scaled from a share of the windows
+        batches = s["plain"] + s["batches"]
         rate = 2 * a.numel() * b.shape[1] / s["gemm"]
         work = 24 * model.width**2 * model.n_blocks * tokens  # of the plain algorithm: 12 C^2 products a token and block
         part = f"windows, batch {batch}"
         yield line(part, "package, s an image", s["package"] / batch)
         yield line(part, f"plain loop, s an image (from {taken} of {sum(per_size)} windows)", loop / batch)
+        yield line(part, "all windows of a size as one batch, unmodified tower, s an image", batches / batch)
         yield line(part, "plain forward, s an image", s["plain"] / batch)
         yield line(part, "plain loop / package", loop / s["package"], "x")
+        yield line(part, "windows of a size as one batch / package", batches / s["package"], "x")
         yield line(part, "package / plain forward", s["package"] / s["plain"], "x")
         yield line(part, "share of the rate of matrix products", work / s["package"] / rate, "x", ">= 0.85")
         for which in calls:
