@@ -234,3 +234,26 @@ def test_two_hundred_maps_take_seconds():
     found = b.pixel_bootstrap(maps, masks)
     assert time.process_time() - began < 10
     assert quantised(maps, masks, 4096) == pytest.approx([i.value for i in found.values()], abs=1e-3)
+
+
+def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():
+    rng = np.random.default_rng(0)
+    labels = rng.random(40) < 0.5
+    scores = np.round(labels + rng.standard_normal(40), 1)  # with ties
+    found, seen = b.image_bootstrap(scores, labels, n=3000), {}
+    for name, metric in (("auroc", m.auroc), ("ap", m.average_precision), ("f1max", m.f1max)):
+        interval = found[f"image_{name}"]
+        assert interval.value == metric(scores, labels)
+        looped = b.bootstrap(scores, labels, lambda s, y, metric=metric: metric(s, y), n=3000, seed=1)
+        assert interval[1:] == pytest.approx(looped[1:], abs=0.012)
+        seen[name] = interval
+    assert found == b.image_bootstrap(scores, labels, n=3000) != b.image_bootstrap(scores, labels, n=3000, seed=1)
+    assert b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value == pytest.approx(seen["auroc"].value)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_image_metrics_of_one_class_or_nan_are_undefined():
+    for scores, labels in ((np.arange(5.0), np.zeros(5, int)), (np.array([0, np.nan, 1]), np.array([0, 1, 1]))):
+        assert np.isnan([*b.image_bootstrap(scores, labels, n=10).values()]).all()
+    all_anomalous = b.image_bootstrap(np.arange(5.0), np.ones(5, int), n=10)
+    assert np.isnan(all_anomalous["image_auroc"]).all() and all_anomalous["image_ap"] == (1, 1, 1)

@@ -1,8 +1,8 @@
 """Bootstrap intervals of the metrics: which values other test images of the same kind might have given.
 
 Images are drawn with replacement, normal and anomalous ones apart. `bootstrap` takes any metric and computes it anew
-for each draw; `pixel_bootstrap` takes the four pixel metrics at once, from histograms, in seconds; `paired` compares two
-methods on the same draws.
+for each draw; `image_bootstrap` takes the three image metrics at once, `pixel_bootstrap` the four pixel metrics, from
+histograms; `paired` compares two methods on the same draws.
 """
 
 from typing import NamedTuple
@@ -105,6 +105,30 @@ def paired(groups, n=10_000, seed=0, level=0.95):
     draws = draws.round(12)  # else 0 would be left on one side by rounding
     side = min((draws <= 0).sum(), (draws >= 0).sum())
     return Difference(*_interval(value, draws, level), min(1.0, 2 * (side + 1) / (n + 1)))
+
+
+def image_bootstrap(scores, labels, n=1000, seed=0, level=0.95):
+    """Intervals of image_{auroc, ap, f1max}, drawn as in `bootstrap`, all draws at once.
+
+    Parameters
+    ----------
+    scores, labels : (B,) scores and 0/1
+    n : number of draws; level : share of the draws inside the interval
+
+    Returns dict of Interval(value, low, high), NaN when the metric is undefined.
+    """
+    scores, labels = _checked(scores, labels)
+    values = {"image_auroc": auroc(scores, labels), "image_ap": average_precision(scores, labels), "image_f1max": f1max(scores, labels)}
+    if np.isnan(scores).any() or labels.all() or not labels.any():
+        return {name: Interval(value, *[np.nan] * 2) if np.isnan(value) else bootstrap(scores, labels, metric, n, seed, level)
+                for (name, value), metric in zip(values.items(), (auroc, average_precision, f1max))}
+    rng, counts = np.random.default_rng(seed), np.empty((n, len(scores)), int)
+    for rows in _classes(labels):
+        counts[:, rows] = _times(len(rows), n, rng)
+    atleast = scores[:, None] >= np.unique(scores)[::-1]  # (B, K): each distinct score is a threshold, so nothing is lost
+    tails = np.stack([atleast & ~labels[:, None], *[atleast & labels[:, None]] * 2]).astype(float)
+    draws = np.concatenate([_drawn_metrics(counts[i : i + BLOCK], tails, 1.0)[:3] for i in range(0, n, BLOCK)], axis=1)
+    return {name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)}
 
 
 def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=4096):
@@ -216,9 +240,11 @@ def _drawn_metrics(counts, tails, limit):
     """(4, n) AUROC, AP, F1-max and AU-PRO when image b counts counts[:, b] times; see `metrics` for their definitions."""
     atleast, found, covered = counts.astype(float) @ tails  # (n, K) each
     hits, steps = (np.diff(a, axis=1, prepend=0) / a[:, -1:] for a in (found, covered))
-    ap = np.sum(hits * found / np.maximum(found + atleast, 1), axis=1)
+    ap = np.einsum("ij,ij->i", hits, found / np.maximum(found + atleast, 1))
     f1 = np.max(2 * found / (found[:, -1:] + found + atleast), axis=1)
     with np.errstate(invalid="ignore"):  # a draw without normal pixels is NaN
         stop = atleast / atleast[:, -1:]
     start = np.pad(stop[:, :-1], ((0, 0), (1, 0)))
-    return np.stack([_area(start, stop, hits, 1.0), ap, f1, _area(start, stop, steps, limit) / limit])
+    area = 1 - np.einsum("ij,ij->i", hits, start + stop) / 2
+    within = ~(start >= limit).all(axis=0)  # what lies beyond the limit in all draws adds nothing
+    return np.stack([area, ap, f1, _area(start[:, within], stop[:, within], steps[:, within], limit) / limit])

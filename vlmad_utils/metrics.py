@@ -272,7 +272,7 @@ def _f1max(r):
 
 def __getattr__(name):
     # `metrics.bootstrap` and its kin live in bootstrap.py, which imports this module: look there when first asked.
-    if name in ("Interval", "bootstrap", "bootstrap_mean", "pixel_bootstrap"):
+    if name in ("Interval", "bootstrap", "bootstrap_mean", "image_bootstrap", "pixel_bootstrap"):
         from . import bootstrap
 
         return getattr(bootstrap, name)

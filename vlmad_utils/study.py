@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from . import data, features, files, metrics, prompts
@@ -96,11 +97,11 @@ def evaluate(index, scores, size=(224, 224), draws=1000, seed=0):
     labels, image = index["label"].to_numpy(), scores.image.numpy()
     if not set(labels) <= {0, 1}:
         raise ValueError(f"Labels are 0 or 1, found {sorted(set(labels))}: leave out images whose label is unknown.")
-    found, nothing = {}, metrics.Interval(np.nan, np.nan, np.nan)
-    for name, metric in (("auroc", metrics.auroc), ("ap", metrics.average_precision), ("f1max", metrics.f1max)):
-        n = draws if name == "auroc" else min(draws, 200)  # AUROC draws all at once, the others one by one
-        found[f"image_{name}"] = (metrics.bootstrap(image, labels, metric, n=n, seed=seed) if n else
-                                  nothing._replace(value=metric(image, labels)))
+    nothing = metrics.Interval(np.nan, np.nan, np.nan)
+    if draws:
+        found = metrics.image_bootstrap(image, labels, n=draws, seed=seed)
+    else:
+        found = {name: nothing._replace(value=value) for name, value in metrics.evaluate_arrays(image, labels).items()}
     has_masks = index["mask_path"].notna().to_numpy()
     if has_masks.any() and has_masks[labels == 1].all():
         maps, masks = upsample(scores.maps, size).numpy(), read_masks(index, size)
@@ -139,8 +140,8 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
 
     Notes
     -----
-    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or ``backend="dask"`` on a
-    cluster that shares the store and the images. Rows do not depend on it.
+    Cells run through joblib, in threads on all cores; ``with joblib.parallel_config(backend="dask")`` on a cluster that
+    shares the store and the images. Rows do not depend on it.
     """
     index = index.reset_index(drop=True)
     test = index[index["split"] == "test"].reset_index(drop=True)
@@ -181,7 +182,9 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                                references and references.keys, prototypes, size, draws)
                     jobs.append((base, method, own_feats, references, prototypes, key))
     where = None if store is None else features.store_folder(store) / "study"
-    made = Parallel(return_as="generator")(delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
+    here = torch.get_num_threads() if get_active_backend()[1] == 1 else None  # nothing is configured: threads on all cores
+    made = Parallel(here, return_as="generator", prefer="threads")(
+        delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
     quiet = {} if progress and jobs else {"disable": True}  # left out, TQDM_DISABLE decides
     cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", **quiet))
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
