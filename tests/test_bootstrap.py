@@ -115,7 +115,7 @@ def test_metrics_of_histograms_are_the_exact_ones(change):
     maps, masks = pictures()
     maps = change(maps)
     exact = [metric(maps, masks) for metric in METRICS.values()]
-    assert quantised(maps, masks, bins=4096) == pytest.approx(exact, abs=1e-3)
+    assert quantised(maps, masks, bins=2048) == pytest.approx(exact, abs=1e-3)
     assert quantised(maps, masks, bins=256) == pytest.approx(exact, abs=1e-2)
     assert quantised(maps, masks, bins=3 * maps.size) == pytest.approx(exact, abs=1e-12)  # each score has its bin
     assert quantised(maps, masks, 3 * maps.size, limit=0.05)[3] == pytest.approx(m.aupro(maps, masks, limit=0.05), abs=1e-12)
@@ -153,7 +153,7 @@ def test_pixel_bootstrap_is_deterministic_and_follows_its_options():
 def test_increasing_transforms_change_no_interval(transform):
     maps, masks = pictures()
     maps = maps.round(3)  # stay distinct in float32
-    for bins in (64, 4096):
+    for bins in (64, 2048):
         changed, plain = (b.pixel_bootstrap(x, masks, n=50, bins=bins) for x in (transform(maps).astype(np.float32), maps))
         assert changed == plain
 
@@ -233,7 +233,7 @@ def test_two_hundred_maps_take_seconds():
     began = time.process_time()
     found = b.pixel_bootstrap(maps, masks)
     assert time.process_time() - began < 10
-    assert quantised(maps, masks, 4096) == pytest.approx([i.value for i in found.values()], abs=1e-3)
+    assert quantised(maps, masks, 2048) == pytest.approx([i.value for i in found.values()], abs=1e-3)
 
 
 def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():

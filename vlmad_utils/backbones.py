@@ -154,8 +154,10 @@ class Backbone(ABC):
             with torch.inference_mode(), self.precision_context():  # both are set per thread
                 return self.embed_windows(shared, (windows // len(rows))[:, None], rows[windows % len(rows)])
 
-        size = self.n_windows_per_pass * (1 if start.device.type == "cpu" else 16)  # a GPU wants large products
-        parts = torch.arange(len(start) * len(rows), device=start.device).split(size)
+        n, cpu = len(start) * len(rows), start.device.type == "cpu"
+        passes = -(-n // (self.n_windows_per_pass * (1 if cpu else 16)))  # a GPU wants large products
+        workers = torch.get_num_threads() if cpu else 1
+        parts = torch.arange(n, device=start.device).tensor_split(-(-passes // workers) * workers)  # as much work for each
         return torch.cat(_on_all_cores(embed, parts, start.device)).unflatten(0, (len(start), len(rows)))
 
     def share(self, start):

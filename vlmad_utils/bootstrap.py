@@ -12,7 +12,7 @@ import numpy as np
 from .metrics import _area, _checked, aupro, auroc, average_precision, f1max, rank, region_weights
 
 SAMPLE = 2**20  # pixels from which quantiles are taken
-BLOCK = 64  # draws computed at once: 2 MB an array with 4,096 bins
+BLOCK = 64  # draws computed at once: 1 MB an array with 2,048 bins
 
 
 class Interval(NamedTuple):
@@ -131,12 +131,12 @@ def image_bootstrap(scores, labels, n=1000, seed=0, level=0.95):
     return {name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)}
 
 
-def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=4096):
+def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=2048):
     """Intervals of pixel_{auroc, ap, f1max} and aupro over images, drawn as in `bootstrap`, in seconds.
 
     The values are exact. The draws (those of `bootstrap` with the same seed) see the scores in bins, half of them
     between quantiles of all pixels, half between quantiles of the anomalous ones: a draw is then a sum of histograms of
-    images. 4,096 bins moved no metric by 0.001 in tests; where each distinct score has its own bin, nothing is lost.
+    images. 2,048 bins moved no metric by 0.001 in tests; where each distinct score has its own bin, nothing is lost.
 
     Parameters
     ----------

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from . import data, features, files, metrics, prompts
@@ -140,8 +139,8 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
 
     Notes
     -----
-    Cells run through joblib, in threads on all cores; ``with joblib.parallel_config(backend="dask")`` on a cluster that
-    shares the store and the images. Rows do not depend on it.
+    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or ``backend="dask"`` on a
+    cluster that shares the store and the images. Rows do not depend on it.
     """
     index = index.reset_index(drop=True)
     test = index[index["split"] == "test"].reset_index(drop=True)
@@ -182,8 +181,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                                references and references.keys, prototypes, size, draws)
                     jobs.append((base, method, own_feats, references, prototypes, key))
     where = None if store is None else features.store_folder(store) / "study"
-    here = torch.get_num_threads() if get_active_backend()[1] == 1 else None  # nothing is configured: threads on all cores
-    made = Parallel(here, return_as="generator", prefer="threads")(
+    made = Parallel(return_as="generator")(
         delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
     quiet = {} if progress and jobs else {"disable": True}  # left out, TQDM_DISABLE decides
     cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", **quiet))
