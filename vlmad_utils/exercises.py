@@ -70,7 +70,8 @@ class Sample:
                 up, masks = upsample(maps[rows], size).numpy(), study.read_masks(part, size)
                 ranking = metrics.rank(up, masks, regions=True)
                 lines[name] = {"pixel_auroc": metrics.auroc(ranking), "aupro": metrics.aupro(ranking)}
-        return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["dataset", "category"])
+        index = pd.MultiIndex.from_tuples(lines, names=["dataset", "category"])
+        return pd.DataFrame(list(lines.values()), index, ["pixel_auroc", "aupro"])
 
 
 def told(interval, form=".2f"):
