@@ -11,15 +11,16 @@ from vlmad_utils.methods import Scores
 
 @pytest.fixture
 def sample():
-    rows = [("made", c, split, y, "hole" if y else "good", f"{c}-{split}-{i}-{y}.png", None, c) for c in ("b", "a") for split in ("train", "test")
-            for i in range(6) for y in ((0,) if split == "train" else (0, 1))]
+    rows = [("made", c, split, y, "hole" if y else "good", f"{c}-{split}-{i}-{y}.png", None, c) for c in ("b", "a")
+            for split in ("train", "test") for i in range(6) for y in ((0,) if split == "train" else (0, 1))]
     return exercises.Sample(pd.DataFrame(rows, columns=data.COLUMNS), draws=200)
 
 
 def test_each_category_is_scored_apart_and_put_back_in_order(sample):
     def score(rows, noun):
         assert set(sample.test["category"][rows]) == {noun}
-        return Scores(torch.tensor(rows).float(), torch.tensor(rows).float()[:, None, None].expand(-1, 2, 2), "row", "training-free", (0, 99), (0, 99))
+        number = torch.tensor(rows).float()
+        return Scores(number, number[:, None, None].expand(-1, 2, 2), "row", "training-free", (0, 99), (0, 99))
     image, maps = sample.each(score)
     assert image.tolist() == list(range(len(sample.test))) and (maps[:, 0, 0] == image).all()
 
@@ -29,7 +30,8 @@ def test_auroc_is_the_mean_over_categories_and_gap_its_difference(sample):
     means = [np.mean([metrics.auroc(s[rows], sample.labels[rows]) for rows in sample.groups.values()]) for s in scores]
     assert [sample.auroc(s, "made").value for s in scores] == pytest.approx(means)
     assert sample.gap(*scores, "made").value == pytest.approx(means[0] - means[1])
-    assert sample.auroc(scores[0], "made", ["a"]).value == pytest.approx(metrics.auroc(*(x[sample.groups["made", "a"]] for x in (scores[0], sample.labels))))
+    rows = sample.groups["made", "a"]
+    assert sample.auroc(scores[0], "made", ["a"]).value == pytest.approx(metrics.auroc(scores[0][rows], sample.labels[rows]))
 
 
 def test_table_has_chance_and_n_and_a_column_of_differences_only_when_asked(sample):
