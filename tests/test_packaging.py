@@ -11,6 +11,7 @@ import yaml
 from vlmad_utils import book
 from vlmad_utils.procedural import DEFECT_TYPES, FAMILIES
 
+SOLUTIONS = sorted((book.NOTEBOOKS / "solutions").glob("*.ipynb"))
 PROJECT = tomllib.loads((book.ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -69,6 +70,33 @@ def test_notebook_is_fit_to_read(path):
     for part in ("You will learn", "You need", "> **Scope", book.NAVIGATION, "Takeaways", "Exercises", "References"):
         assert part.lower() in text.lower(), f"{path.stem} has no {part!r}"
     assert book.navigation(path, book.notebooks()) in text, "navigation is stale: make notebooks"
+
+
+def test_every_exercise_has_a_solution_and_every_solution_an_exercise():
+    asked = set()
+    for path in book.notebooks():
+        text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+        part = re.search(r"(?ms)^## Exercises$(.*?)(?=^## |\Z)", text)
+        items = re.findall(r"(?m)^(\d+)\. \*(.+?)\*", part[1]) if part else []
+        asked |= {(f"{path.stem[:2]}.{number}", title.rstrip(".?")) for number, title in items}
+    solved = [heading for path in SOLUTIONS for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+              for heading in re.findall(r"(?m)^## (\d\d\.\d+) (.+)$", c.source)]
+    assert sorted(asked) == sorted((number, title.rstrip(".?")) for number, title in solved)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.stem)
+def test_solutions_are_fit_to_read(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert path.stat().st_size <= 2**20
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "not executed in order from a fresh kernel"
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for c in code for o in c.outputs)
+    assert notebook.metadata.vlmad.source == book.source_stamp(notebook), "outputs are of another source"
+    assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
+    title, promise = book.headline(notebook)
+    assert title.startswith("Solutions, session") and promise.endswith(".")
+    assert "> **Scope" in "\n".join(c.source for c in notebook.cells) and "widgets" not in notebook.metadata
 
 
 def test_figures_and_captions_are_complete_both_ways():

@@ -2,6 +2,7 @@
 
 python -m vlmad_utils.book run             execute all in order into build/notebooks; figures go to figures/
 python -m vlmad_utils.book run --in-place  refresh the committed notebooks (outputs, navigation, stamp)
+python -m vlmad_utils.book run --solutions run the worked answers in notebooks/solutions/ instead
 python -m vlmad_utils.book readme          rewrite the generated table in README.md and the notebooks' navigation
 """
 
@@ -51,24 +52,25 @@ def navigation(path, paths):
     return f"{NAVIGATION}\n{before} | [Contents](../README.md#notebooks) | {after}"
 
 
-def run(in_place=False, only=None, out=ROOT / "build" / "notebooks"):
+def run(in_place=False, only=None, out=ROOT / "build" / "notebooks", solutions=False):
     """Execute the notebooks in order with progress; stops at the first error and names it.
 
     Parameters
     ----------
     in_place : write outputs, navigation and stamp into notebooks/ instead of ``out``
     only : run notebooks whose name contains this text
+    solutions : run the worked answers to the exercises instead
     """
     import nbformat
     import papermill
 
-    paths = notebooks()
+    paths = sorted((NOTEBOOKS / "solutions").glob("*.ipynb")) if solutions else notebooks()
     chosen = [p for p in paths if not only or only in p.name]
     out.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
         began = time.monotonic()
-        done = papermill.execute_notebook(str(path), str(out / path.name), cwd=str(NOTEBOOKS), kernel_name="python3",
+        done = papermill.execute_notebook(str(path), str(out / path.name), cwd=str(path.parent), kernel_name="python3",
                                           progress_bar=sys.stderr.isatty(), log_output=False)
         print(f"    {time.monotonic() - began:.0f} s", flush=True)
         if in_place:
@@ -150,9 +152,10 @@ def main(arguments=None):
     parser.add_argument("command", choices=["run", "readme"])
     parser.add_argument("--in-place", action="store_true", help="refresh the committed notebooks")
     parser.add_argument("--only", help="run notebooks whose name contains this text")
+    parser.add_argument("--solutions", action="store_true", help="run the worked answers to the exercises instead")
     options = parser.parse_args(arguments)
     if options.command == "run":
-        run(options.in_place, options.only)
+        run(options.in_place, options.only, solutions=options.solutions)
     else:
         (ROOT / "README.md").write_text(readme(), encoding="utf-8")
         link()
