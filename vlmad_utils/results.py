@@ -1,6 +1,7 @@
 """Tables that notebooks leave for the report, and published numbers, which are never mixed with measured ones."""
 
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -83,4 +84,5 @@ def quote(index, columns, **where):
     """
     table = published(**where)
     table["value"] = table["value"].map("{:.1f}".format)
-    return table.pivot_table(index=index, columns=columns, values="value", aggfunc="first", fill_value="")
+    wide = table.pivot_table(index=index, columns=columns, values="value", aggfunc="first", fill_value="")
+    return wide.sort_index(key=lambda level: level.map(lambda name: re.sub(r"\d+", lambda n: n[0].zfill(6), name)))  # 2-shot before 16-shot
