@@ -94,6 +94,8 @@ def test_solutions_are_fit_to_read(path):
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for c in code for o in c.outputs)
     assert notebook.metadata.vlmad.source == book.source_stamp(notebook), "outputs are of another source"
     assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
+    drawn = [c for c in code if c.source.endswith("\nfig")]
+    assert all(any("image/jpeg" in o.get("data", {}) for o in c.outputs) for c in drawn), "a picture was not kept"
     title, promise = book.headline(notebook)
     assert title.startswith("Solutions, session") and promise.endswith(".")
     assert "> **Scope" in "\n".join(c.source for c in notebook.cells) and "widgets" not in notebook.metadata
