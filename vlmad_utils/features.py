@@ -22,7 +22,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from . import data, files, sources
@@ -70,9 +70,9 @@ class DiskStore:
         path = self.path(kind, key)
         array = np.ascontiguousarray(array)
         try:
-            with files.whole(path) as temporary:
-                save_file({"x": array}, temporary, metadata={"crc32": str(zlib.crc32(array))})
-        except (OSError, SafetensorError) as error:
+            with files.whole(path) as temporary:  # not save_file, whose own temporary file outlives a kill
+                temporary.write_bytes(save({"x": array}, metadata={"crc32": str(zlib.crc32(array))}))
+        except OSError as error:
             raise self._not_writable(error) from error
 
     def _not_writable(self, error):
