@@ -257,3 +257,13 @@ def test_image_metrics_of_one_class_or_nan_are_undefined():
         assert np.isnan([*b.image_bootstrap(scores, labels, n=10).values()]).all()
     all_anomalous = b.image_bootstrap(np.arange(5.0), np.ones(5, int), n=10)
     assert np.isnan(all_anomalous["image_auroc"]).all() and all_anomalous["image_ap"] == (1, 1, 1)
+
+
+def test_draws_without_a_normal_pixel_are_left_out_and_the_value_stays():
+    """Two images of which one is all defect: a fourth of the draws have no normal pixel."""
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((2, 8, 8)), np.zeros((2, 8, 8), bool)
+    masks[0], masks[1, :2, :2] = True, True
+    found = b.pixel_bootstrap(maps, masks, n=200)
+    assert all(np.isfinite(interval).all() and interval.low <= interval.high for interval in found.values())
+    assert found["pixel_auroc"].value == pytest.approx(m.auroc(maps, masks))

@@ -111,6 +111,24 @@ def test_each_distinct_prompt_is_encoded_once():
     prompts._CACHE.pop("a"), prompts._CACHE.pop("b")
 
 
+def test_text_is_kept_on_disk_and_mended(tmp_path):
+    def ask(**options):
+        prompts._CACHE.pop("c", None)  # as in another process
+        clip = Counting("c")
+        return prompts.prototypes(clip, "nut", "clip-ac", store=tmp_path, **options), len(clip.seen)
+
+    found, seen = ask()
+    again, none = ask()
+    assert seen == 2 and none == 0 and torch.equal(found, again)
+    file = next(tmp_path.rglob("text/**/*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="computed again"):
+        mended, one = ask()
+    assert one == 1 and torch.equal(found, mended)
+    assert ask(extra_states={"anomalous": ["bent {}"]})[1] == 2  # another list: the file of that side is not read for it
+    prompts._CACHE.pop("c")
+
+
 def test_a_model_without_fingerprint_is_not_cached():
     clip = Counting()
     prompts.prototypes(clip, "nut", "clip-ac")

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from fixtures import faults, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from vlmad_utils import features
 from vlmad_utils.methods import Arrays, memory_bank
 
 
@@ -113,3 +115,33 @@ def test_foreground_finds_the_object_whatever_the_sign(sign):
     reference = encoded(draw(1, 168, 10, seed=8), (12, 14))
     scores = memory_bank.few_shot(encoded(tokens[None], (12, 14)), reference, mask=True)
     assert (scores.maps[0][~torch.from_numpy(mask)] == 0).all() and (scores.maps[0][torch.from_numpy(inside)] > 0).all()
+
+
+def test_single_references_give_what_all_at_once_give_and_are_searched_once(tmp_path, monkeypatch):
+    """Memory of 3 references; a draw that shares two of them searches only the new one."""
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8) for i in range(22)]
+    stored = features.encode(tiny.model(), images, blocks=(2,), store=tmp_path, progress=False)
+    test, pool, searched = stored[:18], stored[18:], []
+    right = memory_bank.nearest(test.tokens[2], pool[:3].tokens[2].flatten(0, 1))[0][..., 0]
+    nearest = memory_bank.nearest
+    monkeypatch.setattr(memory_bank, "_KNOWN", type(memory_bank._KNOWN)())
+    monkeypatch.setattr(memory_bank, "nearest", lambda query, bank: (searched.append(len(query)), nearest(query, bank))[1])
+    first = memory_bank.reference_distance(test, pool[:3], 2)
+    assert torch.allclose(first, right, atol=1e-6) and searched == [16] * 3 + [2] * 3
+    searched.clear()
+    assert torch.equal(memory_bank.reference_distance(test, pool[:3], 2), first) and not searched
+    other = memory_bank.reference_distance(test, pool[1:4], 2)
+    assert searched == [16, 2] and not torch.equal(other, first)
+    held = Arrays(test.image, test.grid, tokens={2: test.tokens[2]})
+    assert torch.equal(memory_bank.reference_distance(held, pool[1:4], 2), other) and len(searched) == 8  # arrays: nothing is remembered
+    in_memory = features.encode(tiny.model(), images[::-1], blocks=(2,), store=None, progress=False)
+    assert in_memory[:2].identity != test[:2].identity and in_memory[:2].identity == in_memory[[0, 1]].identity
+
+
+def test_what_is_remembered_of_references_is_bounded(tmp_path, monkeypatch):
+    stored = features.encode(tiny.model(), [faults.noise(i) for i in range(8)], blocks=(2,), store=tmp_path, progress=False)
+    monkeypatch.setattr(memory_bank, "_KNOWN", type(memory_bank._KNOWN)())
+    monkeypatch.setattr(memory_bank, "KEPT", 2 * 4 * 2 * stored.grid[0] * stored.grid[1])  # two entries of two images
+    found = memory_bank.reference_distance(stored[:2], stored[2:], 2)
+    assert len(memory_bank._KNOWN) == 2
+    assert torch.equal(memory_bank.reference_distance(stored[:2], stored[2:], 2), found)

@@ -44,7 +44,7 @@ def bootstrap(scores, labels, metric=auroc, n=1000, seed=0, level=0.95):
     metric : function of (scores, labels); `auroc` of images is computed for all draws at once
     n : number of draws; level : share of the draws inside the interval
 
-    Returns Interval(value, low, high), NaN when the metric is undefined.
+    Returns Interval(value, low, high), NaN when the metric is undefined; draws in which it is are left out.
     """
     scores, labels = _checked(scores, labels)
     value = float(metric(scores, labels))
@@ -146,7 +146,8 @@ def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=204
     limit : of AU-PRO, in (0, 1]
     bins : largest number of bins
 
-    Returns dict of Interval(value, low, high), NaN when the metric is undefined.
+    Returns dict of Interval(value, low, high), NaN when the metric is undefined; draws in which it is, since no image with
+    a normal pixel was drawn, are left out.
     """
     maps, masks = _checked(maps, masks)
     r = rank(maps, masks, regions=True)
@@ -210,7 +211,8 @@ def _gap(a, b, labels):
 
 
 def _interval(value, draws, level):
-    return Interval(value, *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist())
+    draws = draws[~np.isnan(draws)].round(12)  # without what is undefined; rounded, since sums differ in the last bit from run to run
+    return Interval(value, *(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(draws) else [np.nan] * 2))
 
 
 def _edges(maps, masks, bins, rng):

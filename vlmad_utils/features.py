@@ -11,6 +11,7 @@ a kill at any moment loses at most the batch in flight, and what reads wrong is 
 
 import hashlib
 import os
+import uuid
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,7 @@ class DiskStore:
 
     def __init__(self, folder, fingerprint):
         self.folder = sources.user_folder(folder) / f"v{LAYOUT}" / fingerprint
+        self.name = str(self.folder)
 
     def path(self, kind, key):
         return self.folder / kind / key[:2] / f"{key}.safetensors"
@@ -104,7 +106,7 @@ class MemoryStore:
     """The same without a disk; scores are identical, since both round alike."""
 
     def __init__(self):
-        self.arrays = {}
+        self.arrays, self.name = {}, uuid.uuid4().hex
 
     def has(self, kind, key):
         return (kind, key) in self.arrays
@@ -135,6 +137,11 @@ class Features:
         self.store, self.keys, self.grid, self.kinds, self.index = store, list(keys), tuple(grid), tuple(kinds), index
         self._recompute = recompute
 
+    @property
+    def identity(self):
+        """What names the numbers: images and where they are kept (with its fingerprint of the backbone)."""
+        return self.store.name, *self.keys
+
     def __getstate__(self):
         return {**self.__dict__, "_recompute": None}  # else the model and all images went with it to another process
 
@@ -156,9 +163,10 @@ class Features:
         stacked = None
         for i, key in enumerate(self.keys):  # each array straight to its place: one copy, and no second set in memory
             array = self._array(kind, key)
-            stacked = np.empty((len(self.keys), *array.shape), np.float32) if stacked is None else stacked
-            stacked[i] = array
-        return torch.empty(0) if stacked is None else torch.from_numpy(stacked)
+            if stacked is None:  # torch's memory is aligned: products give the same last bit wherever it lies
+                stacked = torch.empty(len(self.keys), *array.shape)
+            stacked.numpy()[i] = array
+        return torch.empty(0) if stacked is None else stacked
 
     def _array(self, kind, key):
         array = self.store.get(kind, key)

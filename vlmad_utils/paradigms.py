@@ -39,14 +39,33 @@ def winclip_method(model, ensemble="winclip", temperature=0.07, windows=(2, 3), 
 def april_gan_method(model, layers, ensemble="april-gan", transductive=False, scale=None, image_from="image"):
     """APRIL-GAN with trained layers; ``image_from="map"`` scores an image by its map, which the paper does not."""
     options = {"size": model.image_size, "scale": scale or model.logit_scale, "image_from": image_from}
+    words = _Last()
 
     def score(feats, references, text):
+        made_of = (feats.identity, text.tolist()) if feats.identity else object()
+        zero = words.get(made_of, lambda: april_gan.zero_shot(feats, text, layers, **options))
         if references is None:
-            return april_gan.zero_shot(feats, text, layers, **options)
-        return april_gan.few_shot(feats, references, text, layers, transductive=transductive, **options)
+            return zero
+        return april_gan.few_shot(feats, references, text, layers, transductive=transductive, zero=zero, **options)
     name = "APRIL-GAN" + (" (transductive)" if transductive else "") + (" (score of map)" if image_from == "map" else "")
     return Method(name, score, "few" if transductive else "any", ensemble,
                   tuple(layers.blocks), settings=(digest(layers), transductive, options["scale"], image_from))
+
+
+class _Last:
+    """The last value only, with what it was made of; goes empty to another process."""
+
+    def __init__(self):
+        self.known = (None, None)
+
+    def get(self, key, make):
+        known = self.known
+        if known[0] != key:
+            self.known = known = (key, make())
+        return known[1]
+
+    def __reduce__(self):
+        return _Last, ()
 
 
 def anomalyclip_method(model, prototypes, temperature=0.07):

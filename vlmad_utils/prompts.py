@@ -1,16 +1,20 @@
 """Prompt ensembles and the two text prototypes that they make.
 
 The lists are data in ``prompts.yaml``. A model only needs ``encode_text(list of P strings) -> (P, D)``, whose rows may
-have any length (open_clip's are not unit vectors); with a ``fingerprint`` its embeddings are kept for the process.
+have any length (open_clip's are not unit vectors); with a ``fingerprint`` its embeddings are kept: for the process, and on disk
+beside those of images (``store`` as in ``features.encode``: "auto", a folder, or None for the process only).
 """
 
 import functools
+import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import yaml
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+
+from . import features
 
 _CACHE = {}  # (model fingerprint, prompt) -> (D,), float32
 
@@ -88,14 +92,28 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
     return tuple(sides)
 
 
-def embed(model, prompts):
+def embed(model, prompts, store="auto"):
     """Text embeddings (P, D) float32 as the model gives them; each distinct prompt goes through the model once."""
+    return _embed(model, prompts, store, _known(model))
+
+
+def _known(model):
+    """{prompt: embedding (D,)} of what this process has encoded with the model."""
     fingerprint = getattr(model, "fingerprint", None)
-    known = _CACHE.setdefault(fingerprint, {}) if fingerprint else {}
+    return _CACHE.setdefault(fingerprint, {}) if fingerprint else {}
+
+
+def _embed(model, prompts, store, known):
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if new:
-        rows = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32)
-        known.update(zip(new, rows, strict=True))
+        stored = store is not None and getattr(model, "fingerprint", None)
+        where = features.DiskStore(features.store_folder(store), model.fingerprint) if stored else features.MemoryStore()
+        key = hashlib.sha256("\0".join(new).encode()).hexdigest()[:40]
+        rows = where.get("text", key)
+        if rows is None:
+            rows = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32).numpy()
+            where.put("text", key, rows)
+        known.update(zip(new, torch.from_numpy(rows), strict=True))
     return torch.stack([known[prompt] for prompt in prompts])
 
 
@@ -111,7 +129,7 @@ def prototype(embeddings, normalise_first=True):
     return F.normalize(rows.mean(dim=0), dim=0)
 
 
-def prototypes(model, object_name, ensemble="winclip", normalise_first=True, class_names="raw", extra_states=None):
+def prototypes(model, object_name, ensemble="winclip", normalise_first=True, class_names="raw", extra_states=None, store="auto"):
     """Text prototypes of an object.
 
     Parameters
@@ -125,10 +143,10 @@ def prototypes(model, object_name, ensemble="winclip", normalise_first=True, cla
     (2, D) float32, unit length; row 0 normal, row 1 anomalous. (1, D) for an ensemble without anomalous prompts
     ("one-class").
     """
-    return many(model, {0: (object_name, ensemble)}, normalise_first, class_names, extra_states)[0]
+    return many(model, {0: (object_name, ensemble)}, normalise_first, class_names, extra_states, store)[0]
 
 
-def many(model, requests, normalise_first=True, class_names="raw", extra_states=None):
+def many(model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"):
     """Prototypes for many objects and ensembles in one go, so that a shared prompt is encoded once.
 
     Parameters
@@ -140,7 +158,7 @@ def many(model, requests, normalise_first=True, class_names="raw", extra_states=
     dict key -> (2, D) as in :func:`prototypes`
     """
     composed = {key: compose(name, ensemble, class_names, extra_states) for key, (name, ensemble) in requests.items()}
-    distinct = list(dict.fromkeys(prompt for sides in composed.values() for side in sides for prompt in side))
-    table = dict(zip(distinct, embed(model, distinct), strict=True))
-    return {key: torch.stack([prototype(torch.stack([table[prompt] for prompt in side]), normalise_first)
-                              for side in sides if side]) for key, sides in composed.items()}
+    distinct = dict.fromkeys(tuple(side) for sides in composed.values() for side in sides if side)
+    known = _known(model)
+    means = {side: prototype(_embed(model, side, store, known), normalise_first) for side in distinct}
+    return {key: torch.stack([means[tuple(side)] for side in sides if side]) for key, sides in composed.items()}

@@ -157,7 +157,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     groups = test.groupby(["dataset", "category"], sort=False).indices
     requests = {(i, noun): (noun, m.ensemble) for i, m in enumerate(wanted) if m.ensemble is not None
                 for noun in dict.fromkeys(test["object_name"])}
-    text = prompts.many(model, requests) if requests else {}
+    text = prompts.many(model, requests, store=store) if requests else {}
     jobs = []
     for name, rows in groups.items():
         part, masks = test.iloc[rows].reset_index(drop=True), [p for p in test["mask_path"].iloc[rows] if p]

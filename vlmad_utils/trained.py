@@ -102,14 +102,13 @@ def train(method, model, index, store, progress, settings):
     if not own:
         index = training_index(settings["domain"], settings["limit"], settings["data_seed"])
     is_april = method == "april_gan"
-    feats = features.encode(model, index, settings["blocks"] if is_april else (), patches=not is_april, store=store,
-                            progress=progress)
+    feats = features.encode(model, index, settings["blocks"] if is_april else (), store=store, progress=progress)
     masks = torch.from_numpy(study.read_masks(index, model.image_size))
     fit = {"epochs": settings["epochs"], "batch_size": settings["batch_size"], "lr": settings["lr"], "seed": settings["seed"],
            "progress": progress}
     if is_april:
         nouns = sorted(set(index["object_name"]))
-        table = prompts.many(model, {noun: (noun, settings["ensemble"]) for noun in nouns})
+        table = prompts.many(model, {noun: (noun, settings["ensemble"]) for noun in nouns}, store=store)
         text = torch.stack([table[noun] for noun in index["object_name"]])
     began = time.monotonic()
     if is_april:

@@ -77,6 +77,7 @@ class Arrays:
     patches: torch.Tensor = None
     tokens: dict = field(default_factory=dict)
     windows: dict = field(default_factory=dict)
+    identity = None  # arrays may change, so nothing made of them is remembered
 
     def __len__(self):
         return len(self.image)

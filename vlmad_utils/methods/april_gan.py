@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from . import Scores, anomaly_probability, batches, tensor, upsample
-from .memory_bank import nearest, top_mean
+from .memory_bank import reference_distance, top_mean
 from .training import dice_loss, fit, focal_loss, load_checkpoint, save_checkpoint
 
 OFFICIAL_BLOCKS = (6, 12, 18, 24)  # of ViT-L-14-336 at 518 pixels
@@ -95,12 +95,10 @@ def zero_shot(features, prototypes, layers, size=None, scale=100.0, image_from="
 
 def layer_distance(features, references, block):
     """1 - cos of each raw token to the nearest reference token of the same block: (B, h, w) in [0, 2]."""
-    bank = tensor(references.tokens[block]).flatten(0, 1)
-    parts = [nearest(part.tokens[block], bank)[0][..., 0] for part in batches(features)]
-    return torch.cat(parts).unflatten(1, tuple(features.grid))
+    return reference_distance(features, references, block).unflatten(1, tuple(features.grid))
 
 
-def few_shot(features, references, prototypes, layers, size=None, scale=100.0, transductive=False, image_from="image"):
+def few_shot(features, references, prototypes, layers, size=None, scale=100.0, transductive=False, image_from="image", zero=None):
     """APRIL-GAN, few-shot: the zero-shot map plus, per block, the distance to K normal images.
 
     Parameters
@@ -109,6 +107,7 @@ def few_shot(features, references, prototypes, layers, size=None, scale=100.0, t
     transductive : True gives the official image score, half of (text probability + maximum of the map, min-max scaled
         over **all test images given**): it needs the whole test set, and one image's score depends on the others.
         False (default) divides the maximum by the number of blocks L instead: same parts, one image at a time.
+    zero : what :func:`zero_shot` gives for the same arguments, where it is known; it is the same for all references
     the others : as in :func:`zero_shot`
 
     Returns
@@ -118,8 +117,8 @@ def few_shot(features, references, prototypes, layers, size=None, scale=100.0, t
 
     Source: APRIL-GAN, few-shot; official test.py.
     """
-    zero, number = zero_shot(features, prototypes, layers, size, scale, image_from), len(layers.blocks)
-    maps = zero.maps.clone()
+    zero = zero or zero_shot(features, prototypes, layers, size, scale, image_from)
+    number, maps = len(layers.blocks), zero.maps.clone()
     for block in layers.blocks:
         distance = layer_distance(features, references, block)
         maps += distance if size is None else upsample(distance, size, align_corners=True)

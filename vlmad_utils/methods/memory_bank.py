@@ -3,6 +3,8 @@
 No text takes part, so it answers "does language help?". Nothing is trained: training-free, K normal images are given.
 """
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -11,6 +13,7 @@ from sklearn.decomposition import PCA
 from . import Scores, batches, tensor, unit
 
 BUDGET = 2**24  # similarities held at once: 64 MB
+_KNOWN, KEPT = OrderedDict(), 2**28  # distances of test images to single references, and how many bytes of them are kept
 
 
 def nearest(query, memory, k=1):
@@ -43,10 +46,33 @@ def nearest(query, memory, k=1):
                          "with the same backbone and block.")
     flat, parts = query.reshape(-1, query.shape[-1]), []
     for rows in flat.split(max(1, BUDGET // len(memory))):
-        parts.append((rows @ memory.T).topk(k, dim=-1))
+        cosines = rows @ memory.T
+        parts.append(cosines.max(dim=-1, keepdim=True) if k == 1 else cosines.topk(k, dim=-1))  # the same, but faster
     cosine, index = torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
     shape = (*query.shape[:-1], k)
     return (1 - cosine).clamp(min=0).reshape(shape), index.reshape(shape)
+
+
+def reference_distance(features, references, block):
+    """Cosine distance of each test token to the nearest token of K reference images: (B, N) float32 in [0, 2].
+
+    The references are searched one by one, and what each gives is remembered while there is room: a draw of 8 holds that
+    of 4, and draws of different seeds meet again.
+    """
+    parts = []
+    for part in batches(features):
+        names = [(part.identity, block, references[i].identity or i) for i in range(len(references))]
+        new = [i for i, name in enumerate(names) if name not in _KNOWN]
+        banks = references[new].tokens[block] if new else ()
+        query = part.tokens[block] if new else None
+        found = {names[i]: nearest(query, bank)[0][..., 0] for i, bank in zip(new, banks)}
+        found = [found[name] if name in found else _KNOWN[name] for name in names]
+        parts.append(torch.stack(found).amin(dim=0))
+        if part.identity is not None and references.identity is not None:
+            _KNOWN.update(zip(names, found))
+            while len(_KNOWN) * found[0].nbytes > KEPT:
+                _KNOWN.popitem(last=False)
+    return torch.cat(parts)
 
 
 def top_mean(distances, fraction=0.01):
@@ -160,6 +186,17 @@ def few_shot(features, references, block="final", k=1, coreset_size=None, seed=0
     ``smooth(maps, 4)`` at the original size.
     """
     blocks = [block] if isinstance(block, (int, str)) else list(block)
+    if k == 1 and coreset_size is None and not mask:
+        distances = torch.stack([reference_distance(features, references, b) for b in blocks]).mean(dim=0)
+    else:
+        distances = _searched(features, references, blocks, k, coreset_size, seed, mask)
+    return Scores(top_mean(distances, top), distances.unflatten(1, tuple(features.grid)),
+                  f"cosine distance to the {k} nearest reference patches; image: mean of the top {top:.0%}",
+                  "training-free", (0.0, 2.0), (0.0, 2.0))
+
+
+def _searched(features, references, blocks, k, coreset_size, seed, mask):
+    """Distances (B, N) to all references at once, for what cannot be put together from single ones."""
     banks = []
     for b in blocks:
         bank = tensor(references.tokens[b]).flatten(0, 1)
@@ -170,7 +207,4 @@ def few_shot(features, references, block="final", k=1, coreset_size=None, seed=0
         inside = torch.stack([foreground(t, part.grid) for t in tokens[blocks[0]]]) if mask else None
         layers = [patch_distance(tokens[b], bank, k, inside) for b, bank in zip(blocks, banks, strict=True)]
         parts.append(torch.stack(layers).mean(dim=0))
-    distances = torch.cat(parts)
-    return Scores(top_mean(distances, top), distances.unflatten(1, tuple(features.grid)),
-                  f"cosine distance to the {k} nearest reference patches; image: mean of the top {top:.0%}",
-                  "training-free", (0.0, 2.0), (0.0, 2.0))
+    return torch.cat(parts)
