@@ -14,7 +14,7 @@ import pytest
 import torch
 from fixtures import faults, tiny, trees
 
-from vlmad_utils import data, features, paradigms, study
+from vlmad_utils import data, features, paradigms, prompts, study
 from vlmad_utils.methods import april_gan
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signal 9 and fork")
@@ -121,6 +121,7 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(client, index, 
 @pytest.fixture(scope="module")
 def serial(index, methods, tmp_path_factory):
     store = tmp_path_factory.mktemp("serial")
+    prompts._CACHE.clear()  # else words that this process knows would not be stored
     return study.run(tiny.model(), index, methods, store=store, **GRID), contents(store)
 
 
@@ -128,6 +129,7 @@ def serial(index, methods, tmp_path_factory):
 def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(client, index, methods, serial, tmp_path, monkeypatch, kill):
     """Every file of the store, features and cells, and every row."""
     model = tiny.model()
+    prompts._CACHE.clear()
     if kill == "v1":  # a pause in each forward pass, so that the kill comes in mid-run
         embed = model.embed
         monkeypatch.setattr(model, "embed", lambda pixels: (time.sleep(0.1), embed(pixels))[1])
