@@ -131,7 +131,7 @@ class Backbone(ABC):
         self.check_request(blocks, windows)
         wanted = sorted({b for b in blocks if b != "final"} | set(self.head_blocks))
         with self.precision_context():
-            start = self.embed(pixels.to(self.device))
+            start = self.embed(pixels.to(self.device, non_blocking=True))
             last, taken = self.run(start, wanted)
             out = {"image": F.normalize(self.image_head(last, taken).float(), dim=-1)}
             for b in blocks:

@@ -171,7 +171,7 @@ def reuse(o):
         def whole():
             found = study.run(model, index, methods, shots, seeds, draws=0, store=folder, progress=False)
             image = study.encode(model, test, plain, folder, False).image
-            text = prompts.many(model, {i: ("part", ensemble) for i, ensemble in enumerate(any_sets(o["sets"]))})
+            text = prompts.many(model, {i: ("part", ensemble) for i, ensemble in enumerate(any_sets(o["sets"]))}, store=folder)
             for prototypes in text.values():
                 metrics.auroc(anomaly_probability(image, prototypes, 0.07).numpy(), test["label"])
             return found
