@@ -118,3 +118,16 @@ def test_real_shape_of_winclips_tower():
     out = model.encode_image(torch.randn(1, 3, 240, 240, generator=torch.Generator().manual_seed(0)), blocks=(12,), windows=(3,))
     assert out["tokens-12"].shape == (1, 225, 896) and out["windows-3"].shape == (1, 169, 640)
     assert out["windows-3"][0].std(0).max() > 1e-4
+
+
+def test_prompts_cost_their_own_length_and_give_the_towers_numbers():
+    model, lengths = tiny.model(), []
+    prompts = ["a", "a photo of a flawless part for visual inspection", "part"]
+    hook = model.model.transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    try:
+        found = model.encode_text(prompts)
+    finally:
+        hook.remove()
+    with torch.inference_mode():
+        expected = model.model.encode_text(model.tokenizer(prompts))
+    assert torch.allclose(found, expected, atol=1e-5) and lengths[0] < 20 < model.tokenizer(prompts).shape[1]

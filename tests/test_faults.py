@@ -65,10 +65,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlmad_utils import backbones, data, embedded, features, images, paradigms, sources, study
+from vlmad_utils import store as stores
 from vlmad_utils.data import DataError
-from vlmad_utils.features import DiskStore, StoreError
 from vlmad_utils.methods import Arrays, april_gan, training
 from vlmad_utils.sources import SourceError
+from vlmad_utils.store import DiskStore, StoreError
 from vlmad_utils.windows import window_indices
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX links and names")
@@ -569,18 +570,20 @@ def test_every_length_to_which_a_file_is_cut_is_found(stored):
 
 def test_another_layout_is_left_alone_and_its_numbers_are_not_used(tmp_path, monkeypatch):
     pixels = [faults.noise()]
-    monkeypatch.setattr(features, "LAYOUT", "0")
+    monkeypatch.setattr(stores, "LAYOUT", "0")
     encode(pixels, tmp_path)
     old = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     for path in old:
         path.write_bytes(b"of another version")
     monkeypatch.undo()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.warns(UserWarning, match="also holds v0, written by another version.*reads v1 only.*remove the other folders"):
         found = encode(pixels, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        encode(pixels, tmp_path)
     assert torch.equal(found.image, encode(pixels).image)
     assert {path.read_bytes() for path in old} == {b"of another version"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", f"v{features.LAYOUT}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", f"v{stores.LAYOUT}"]
 
 
 @pytest.mark.parametrize("clock", [0, 1, time.time() + 10 * 365 * 86400], ids=["1970", "1970 and 1 s", "ten years ahead"])
@@ -924,9 +927,9 @@ def test_folders_may_have_backslashes_where_they_exist_and_tilde_is_home(tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("VLMAD_RAW", "VLMAD_STORE"):
         monkeypatch.setenv(name, "~/x")
-    assert sources.raw_dir() == features.store_dir() == tmp_path / "x"
+    assert sources.raw_dir() == stores.store_dir() == tmp_path / "x"
     index = parts(tmp_path, 4, 3)
     run(index, "~/x", (0,))
-    assert {p.name for p in (tmp_path / "x").iterdir()} == {"study", f"v{features.LAYOUT}"}
+    assert {p.name for p in (tmp_path / "x").iterdir()} == {"study", f"v{stores.LAYOUT}"}
     odd = mvtec_tree(tmp_path / "a\\b")
     assert len(data.index("mvtec", str(odd))) == len(data.index("mvtec", "~/a\\b")) == 12

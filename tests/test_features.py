@@ -229,3 +229,38 @@ def test_a_batch_too_large_for_memory_goes_in_halves():
 
     with pytest.raises(torch.OutOfMemoryError):
         features.encode(Full(), images, store=None, progress=False)
+
+
+def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
+    read, seen = [], []
+    load = features._load
+    monkeypatch.setattr(features, "_load", lambda model, item: (read.append(1), load(model, item))[1])
+
+    class Watching(Tiny):
+        def encode_image(self, pixels, **wanted):
+            seen.append(len(read))
+            return super().encode_image(pixels, **wanted)
+
+    images = [np.full((32, 32, 3), i, np.uint8) for i in range(20)]
+    ahead = features.encode(Watching(), images, store=None, batch_size=2, progress=False)
+    assert len(read) == 20 and len(seen) == 10 and all(n <= 2 * (i + 3) for i, n in enumerate(seen))
+    one_by_one = features.encode(Tiny(), images, store=None, batch_size=20, progress=False)
+    assert torch.allclose(ahead.image, one_by_one.image, atol=1e-6)
+
+
+def test_pixels_for_a_gpu_are_pinned(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(len(self)), self)[1])
+
+    class Far(Tiny):
+        def encode_image(self, pixels, **wanted):
+            self.device = "cpu"
+            try:
+                return super().encode_image(pixels, **wanted)
+            finally:
+                self.device = "cuda"
+
+    images, far = [np.full((32, 32, 3), i, np.uint8) for i in range(3)], Far()
+    far.device = "cuda"
+    features.encode(far, images, store=None, batch_size=2, progress=False)
+    assert pinned == [2, 1]

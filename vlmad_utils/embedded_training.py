@@ -23,6 +23,7 @@ from tqdm import tqdm
 from . import captions, dinov2, features, sources
 from .embedded import FOLDER, HEAD_BLOCKS, IMAGENET_MEAN, IMAGENET_STD, Heads, MiniLM, stack_tokens
 from .procedural import generate
+from .store import store_dir
 
 RECIPE = {"images": {"224": 6000, "336": 1500}, "data_seed": 2, "epochs": 8, "batch_size": 32, "lr": 1e-3,
           "weight_decay": 0.05, "dropout": 0.3, "average": 0.998, "style_shift": 0.7, "caption_variants": 2, "prompts_per_side": 4,
@@ -283,7 +284,7 @@ def save_heads(heads, folder, facts):
 
 def prepare(recipe=RECIPE, cache=None):
     """Generated and encoded training data: groups of (rows, x, coverage), one for each image size; bank; cache folder."""
-    cache = cache or features.store_dir() / "embedded_training"
+    cache = cache or store_dir() / "embedded_training"
     groups = []
     for number, (size, images) in enumerate(recipe["images"].items()):
         rows = plan(images, recipe["data_seed"] + 100 * number)

@@ -1,121 +1,23 @@
-"""Encode once, score many: the feature store on disk that every notebook and method reads.
+"""Encode once, score many: features of images, kept where every notebook and method reads them (:mod:`vlmad_utils.store`).
 
-One small safetensors file per image and kind of feature, named by what makes it:
-
-    <store>/<backbone fingerprint>/<kind>/<2 hex>/<content hash of the image>.safetensors
-
-so asking for more later computes only the difference, another model or another picture never meets old numbers, and
-renamed or moved images are found again. A file is written beside its place and renamed, and it carries a checksum:
-a kill at any moment loses at most the batch in flight, and what reads wrong is computed again.
+Files are named by what makes them, so asking for more later computes only the difference, another model or another picture
+never meets old numbers, and renamed or moved images are found again. A kill at any moment loses at most the batch in flight.
 """
 
-import hashlib
-import os
-import uuid
 import warnings
-import zlib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from tqdm import tqdm
 
-from . import data, files, sources
+from . import data
+from .store import DiskStore, MemoryStore, content_hash, store_folder
 from .windows import window_indices
-
-LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
-
-
-def store_dir():
-    """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
-    return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
-
-
-def store_folder(store):
-    """Folder that an argument ``store`` means: "auto" is :func:`store_dir`, "~" is expanded."""
-    return store_dir() if isinstance(store, str) and store == "auto" else sources.user_folder(store)
-
-
-class StoreError(OSError):
-    """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
-
-
-def content_hash(image):
-    """SHA-256 of a file's bytes, or of an array's shape and bytes, as 40 hex digits."""
-    if isinstance(image, np.ndarray):
-        return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + np.ascontiguousarray(image).tobytes()
-                              ).hexdigest()[:40]
-    with open(image, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:40]
-
-
-class DiskStore:
-    """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
-
-    def __init__(self, folder, fingerprint):
-        self.folder = sources.user_folder(folder) / f"v{LAYOUT}" / fingerprint
-        self.name = str(self.folder)
-
-    def path(self, kind, key):
-        return self.folder / kind / key[:2] / f"{key}.safetensors"
-
-    def has(self, kind, key):
-        return self.path(kind, key).exists()
-
-    def put(self, kind, key, array):
-        path = self.path(kind, key)
-        array = np.ascontiguousarray(array)
-        try:
-            with files.whole(path) as temporary:  # not save_file, whose own temporary file outlives a kill
-                temporary.write_bytes(save({"x": array}, metadata={"crc32": str(zlib.crc32(array))}))
-        except OSError as error:
-            raise self._not_writable(error) from error
-
-    def _not_writable(self, error):
-        return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
-                          "get the right to write there, set VLMAD_STORE (or store=) to another folder, or pass store=None.")
-
-    def get(self, kind, key):
-        """The array, or None when it is missing or does not read as it was written (then it is removed)."""
-        path = self.path(kind, key)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                array = file.get_tensor("x")
-                if file.metadata().get("crc32") == str(zlib.crc32(np.ascontiguousarray(array))):
-                    return array
-            reason = "its checksum is wrong"
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error)
-        warnings.warn(f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again.")
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._not_writable(error) from error
-        return None
-
-
-class MemoryStore:
-    """The same without a disk; scores are identical, since both round alike."""
-
-    def __init__(self):
-        self.arrays, self.name = {}, uuid.uuid4().hex
-
-    def has(self, kind, key):
-        return (kind, key) in self.arrays
-
-    def put(self, kind, key, array):
-        self.arrays[kind, key] = array
-
-    def get(self, kind, key):
-        return self.arrays.get((kind, key))
 
 
 class Features:
@@ -265,8 +167,10 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         if not todo:
             return failures
         here = "sharedmem" if store is None else None  # what another process put into its memory would be lost
+        alone = here or get_active_backend()[1] in (None, 1)
         with _sent_once(model):
-            jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where) for batch in batches)
+            jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where, pixels) for batch, pixels in
+                                                                 (_ahead(model, batches) if alone else ((b, None) for b in batches)))
         quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
         with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
@@ -324,6 +228,17 @@ def _load(model, item):
     return model.preprocess(item if isinstance(item, np.ndarray) else data.read_image(item))
 
 
+def _ahead(model, batches, n=2):
+    """Yields (batch, futures of its pixels): up to n further batches are read by threads while the model works."""
+    with ThreadPoolExecutor(4) as pool:
+        read = deque()
+        for batch in batches:
+            read.append((batch, [pool.submit(_try, _load, model, item) for _, item, _ in batch]))
+            if len(read) > n:
+                yield read.popleft()
+        yield from read
+
+
 def _in_memory(model, pixels, **wanted):
     """``model.encode_image``; a batch that is too large for the memory of a GPU goes through it in halves."""
     try:
@@ -336,17 +251,21 @@ def _in_memory(model, pixels, **wanted):
     return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
-def _encode_batch(model, batch, where):
-    """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be encoded."""
-    with ThreadPoolExecutor(4) as pool:
-        pixels = list(pool.map(lambda job: _try(_load, model, job[1]), batch))
+def _encode_batch(model, batch, where, pixels=None):
+    """Encode and store one batch [(key, item, kinds)]; returns {key: error} for images that could not be encoded. ``pixels``
+    are futures of them, or None: then they are read here, as on another machine."""
+    if pixels is None:
+        with ThreadPoolExecutor(4) as pool:
+            pixels = [pool.submit(_try, _load, model, job[1]) for job in batch]
+    pixels = [future.result() for future in pixels]
     failures = {job[0]: p for job, p in zip(batch, pixels) if isinstance(p, Exception)}
     ready = [(job, p) for job, p in zip(batch, pixels) if job[0] not in failures]
     for wanted in sorted({tuple(job[2]) for job, _ in ready}):  # images of one batch may lack different kinds
         group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
         names = [kind.partition("-") for kind in wanted]
+        stacked = torch.stack([p for _, p in group])
         out = _in_memory(
-            model, torch.stack([p for _, p in group]),
+            model, stacked.pin_memory() if torch.device(model.device).type == "cuda" else stacked,  # pinned: copied while the GPU works
             blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
             windows=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "windows"],
             patches="patches" in wanted)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import yaml
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-from . import features
+from .store import DiskStore, MemoryStore, store_folder
 
 _CACHE = {}  # (model fingerprint, prompt) -> (D,), float32
 
@@ -107,7 +107,7 @@ def _embed(model, prompts, store, known):
     new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if new:
         stored = store is not None and getattr(model, "fingerprint", None)
-        where = features.DiskStore(features.store_folder(store), model.fingerprint) if stored else features.MemoryStore()
+        where = DiskStore(store_folder(store), model.fingerprint) if stored else MemoryStore()
         key = hashlib.sha256("\0".join(new).encode()).hexdigest()[:40]
         rows = where.get("text", key)
         if rows is None:

@@ -1,0 +1,116 @@
+"""Where encoded arrays lie: on disk, one small safetensors file per image and kind of feature, named by what makes it:
+
+    <store>/v1/<backbone fingerprint>/<kind>/<2 hex>/<content hash of the image>.safetensors
+
+A file is written beside its place and renamed, and it carries a checksum: what reads wrong is computed again.
+"""
+
+import hashlib
+import os
+import uuid
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from . import files, sources
+
+LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
+
+
+def store_dir():
+    """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
+    return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
+
+
+def store_folder(store):
+    """Folder that an argument ``store`` means: "auto" is :func:`store_dir`, "~" is expanded."""
+    return store_dir() if isinstance(store, str) and store == "auto" else sources.user_folder(store)
+
+
+class StoreError(OSError):
+    """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
+
+
+def content_hash(image):
+    """SHA-256 of a file's bytes, or of an array's shape and bytes, as 40 hex digits."""
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + np.ascontiguousarray(image).tobytes()
+                              ).hexdigest()[:40]
+    with open(image, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:40]
+
+
+_TOLD = set()  # stores of which this process has said that they hold another layout, too
+
+
+class DiskStore:
+    """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
+
+    def __init__(self, folder, fingerprint):
+        folder = sources.user_folder(folder)
+        self.folder = folder / f"v{LAYOUT}" / fingerprint
+        self.name = str(self.folder)
+        other = sorted(path.name for path in folder.glob("v[0-9]*") if path.name != f"v{LAYOUT}")
+        if other and folder not in _TOLD:
+            _TOLD.add(folder)
+            warnings.warn(f"the feature store {folder} also holds {', '.join(other)}, written by another version of the package. This one "
+                          f"reads v{LAYOUT} only and computes what is missing; remove the other folders when nothing else reads them.")
+
+    def path(self, kind, key):
+        return self.folder / kind / key[:2] / f"{key}.safetensors"
+
+    def has(self, kind, key):
+        return self.path(kind, key).exists()
+
+    def put(self, kind, key, array):
+        path = self.path(kind, key)
+        array = np.ascontiguousarray(array)
+        try:
+            with files.whole(path) as temporary:  # not save_file, whose own temporary file outlives a kill
+                temporary.write_bytes(save({"x": array}, metadata={"crc32": str(zlib.crc32(array))}))
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error):
+        return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
+                          "get the right to write there, set VLMAD_STORE (or store=) to another folder, or pass store=None.")
+
+    def get(self, kind, key):
+        """The array, or None when it is missing or does not read as it was written (then it is removed)."""
+        path = self.path(kind, key)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                array = file.get_tensor("x")
+                if file.metadata().get("crc32") == str(zlib.crc32(np.ascontiguousarray(array))):
+                    return array
+            reason = "its checksum is wrong"
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+            reason = str(error)
+        warnings.warn(f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again.")
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return None
+
+
+class MemoryStore:
+    """The same without a disk; scores are identical, since both round alike."""
+
+    def __init__(self):
+        self.arrays, self.name = {}, uuid.uuid4().hex
+
+    def has(self, kind, key):
+        return (kind, key) in self.arrays
+
+    def put(self, kind, key, array):
+        self.arrays[kind, key] = array
+
+    def get(self, kind, key):
+        return self.arrays.get((kind, key))
