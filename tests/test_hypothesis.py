@@ -1,6 +1,6 @@
 """Properties that hold for any input: prompts, windows, metrics, pairing of masks, the feature store.
 
-More of them stand beside the examples of test_faults.py (damaged files, names, windows as a loop), test_metrics.py (parity,
+More of them stand beside the examples of test_faults_*.py (damaged files, names, windows as a loop), test_metrics.py (parity,
 transforms), test_prompts.py and test_properties_*.py.
 """
 
