@@ -1,5 +1,6 @@
 """Time and memory on a machine that other work shares: alternatives in turn, memory in a process of its own."""
 
+import ctypes
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -42,17 +43,25 @@ def alone(task, *arguments):
 def _alone(task, threads, arguments):
     torch.set_num_threads(threads)
     call = task(*arguments)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest so far is forgotten
+    forget()
     before, began = highest_memory(), time.perf_counter()
     call()
     return time.perf_counter() - began, (highest_memory() - before) / 2**20
 
 
-def highest_memory():
-    """Bytes that this process had in memory at most, and not its parent, as getrusage says after a spawn on Linux."""
+def forget():
+    """Return what was freed to the system, where glibc can, and forget the highest memory so far (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
-        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def highest_memory(field="VmHWM"):
+    """Bytes that this process had in memory at most, and not its parent, as getrusage says after a spawn on Linux; "VmRSS" is
+    what it has now (Linux)."""
+    with suppress(OSError):
+        return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     import resource
     import sys
 
