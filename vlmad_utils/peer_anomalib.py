@@ -1,4 +1,4 @@
-"""anomalib's WinClip on the weights of a file; a script of its own, for anomalib's environment. See :mod:`vlmad_utils.peers`.
+"""anomalib's WinClip on the weights of a file; a script of its own, for anomalib's environment. See :mod:`vlmad_utils.bench_peers`.
 
 Reads one JSON object a line, {"batch": images, "shots": K, "out": path or null}, runs a forward pass, answers one line.
 """

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from safetensors.torch import load_file, save_file
 
-from vlmad_utils import bench, peers, results
+from vlmad_utils import bench, results
+from vlmad_utils import bench_peers as peers
 
 
 class ThreadPool(ThreadPoolExecutor):  # so that the stand-ins hold in the other process, too
