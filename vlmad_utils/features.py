@@ -167,7 +167,8 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         if not todo:
             return failures
         here = "sharedmem" if store is None else None  # what another process put into its memory would be lost
-        alone = here or get_active_backend()[1] in (None, 1)
+        backend, n_jobs = get_active_backend()  # a cluster's names no n_jobs either, but is not one of joblib's own
+        alone = here or n_jobs in (None, 1) and type(backend).__module__.startswith("joblib._parallel_backends")
         with _sent_once(model):
             jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where, pixels) for batch, pixels in
                                                                  (_ahead(model, batches) if alone else ((b, None) for b in batches)))
