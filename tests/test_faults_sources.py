@@ -178,7 +178,7 @@ class Hostile:
 @pytest.fixture
 def pickled(tmp_path):
     torch.save({"weight": Hostile(tmp_path / "it ran")}, tmp_path / "evil.pt")
-    torch.load(tmp_path / "evil.pt", weights_only=False)
+    torch.load(tmp_path / "evil.pt", weights_only=False)  # our own file, opened once to show that it would run code
     (tmp_path / "it ran").unlink()  # it does what it is made for
     return tmp_path / "evil.pt"
 
