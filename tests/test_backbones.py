@@ -25,6 +25,15 @@ def test_image_embedding_is_open_clips(model, images):
     assert torch.allclose(model.encode_image(images)["image"], expected, atol=2e-5)
 
 
+def test_cls_goes_with_the_final_patches(model, images):
+    out = model.encode_image(images, blocks=("final", "cls", 1))
+    assert out["tokens-cls"].shape == (len(images), 1, model.width) and out["tokens-final"].shape[1] == model.grid[0] * model.grid[1]
+    joint = torch.nn.functional.normalize(out["tokens-cls"][:, 0] @ model.visual.proj.detach(), dim=-1)  # CLIP reads no more
+    assert torch.allclose(joint, out["image"], atol=1e-5)
+    with pytest.raises(ValueError, match="'final' and 'cls', found 'CLS'"):
+        model.encode_image(images, blocks=("CLS",))
+
+
 def test_windows_equal_the_plain_loop_and_differ(model, images):
     out = model.encode_image(images[:1], windows=(2,))["windows-2"][0]
     start = model.embed(images[:1])

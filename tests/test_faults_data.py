@@ -213,6 +213,12 @@ def test_a_model_that_gives_no_numbers_for_an_image_is_reported(tmp_path, monkey
     assert torch.allclose(encode(paths, tmp_path / "store", blocks=(2,)).tokens[2], right.tokens[2], atol=1e-3)
 
 
+def test_arrays_of_different_lengths_are_named():
+    with pytest.raises(ValueError, match=r"One row per image.*'image': 1, 'tokens\[2\]': 3"):
+        Arrays(torch.zeros(1, 4), (2, 2), tokens={2: torch.zeros(3, 4, 5)})
+    assert len(Arrays(torch.zeros(3, 4), (2, 2), tokens={2: torch.zeros(3, 4, 5)})[1:]) == 2
+
+
 METHODS = {"CLIP-AC": lambda m: paradigms.clip_ac_method(m), "dense patches": lambda m: paradigms.dense(m),
            "WinCLIP": lambda m: paradigms.winclip_method(m), "memory bank": lambda m: paradigms.memory_bank_method((2, 4)),
            "APRIL-GAN": lambda m: paradigms.april_gan_method(m, april_gan.LinearLayers((2, 4), m.width, m.dim)),

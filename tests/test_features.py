@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vlmad_utils import data, features
-from vlmad_utils.backbones import Backbone
+from vlmad_utils.tower import Backbone
 
 
 class Tiny(Backbone):

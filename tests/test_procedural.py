@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from vlmad_utils.procedural import generate
-from vlmad_utils.procedural.generate import DEFECT_TYPES, FAMILIES, PART_FAULTS, defects_of, sample, write
+from vlmad_utils.procedural.generate import DEFECT_TYPES, FAMILIES, PART_FAULTS, defects_of, kept, sample, write
 
 DRAWN = [d for d in DEFECT_TYPES if d not in PART_FAULTS]
 GOLDEN = {  # sha256 of the raw pixels at size 64, first 16 digits; no photographs, no lines of Pillow
@@ -154,3 +154,20 @@ def test_refusals(tmp_path):
         write(tmp_path, families=["velvet"])
     with pytest.raises(ValueError, match="at most 1"):
         sample("carpet", "burn", contrast=1.5)
+
+
+def test_kept_is_drawn_once_and_the_same(tmp_path, monkeypatch):
+    options = {"size": 64, "area": 0.05, "contrast": 0.7}
+    image, mask = sample("leather", "scratch", 3, **options)
+    for _ in range(2):
+        again = kept("leather", "scratch", np.int64(3), tmp_path, **options)
+        assert (again[0] == image).all() and (again[1] == mask).all() and again[1].dtype == bool and again[0].flags.c_contiguous
+        monkeypatch.setattr(generate, "sample", None)  # the second time nothing is drawn
+    with pytest.raises(TypeError):
+        kept("leather", "scratch", 4, tmp_path, **options)
+    monkeypatch.undo()
+    path = next(tmp_path.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.warns(UserWarning, match="was damaged"):
+        assert (kept("leather", "scratch", 3, tmp_path, **options)[0] == image).all()
+    assert (kept("leather", "scratch", 3, None, **options)[1] == mask).all()

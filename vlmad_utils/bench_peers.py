@@ -12,17 +12,17 @@ import contextlib
 import json
 import subprocess
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from . import backbones, prompts, results
-from .measure import forget, highest_memory, in_turn, line
+from .bench import TIMES
+from .measure import alone, in_turn, line
 from .methods import Arrays, upsample, winclip
 
 TOWER, SIZES, ROUNDS = "ViT-B-16-plus-240", (2, 3), 5
@@ -87,26 +87,16 @@ def compare(python):
 
 
 def memory(python, weights):
-    """Rows of the highest memory in a forward pass, above that of the loaded model, each in a process of its own."""
+    """Rows of the highest memory in a forward pass, above what was there before it, each in a process of its own."""
     for name, (batch, shots) in CASES.items():
-        with anomalib(python, weights) as ask:
-            theirs = ask(batch, shots)["memory"]
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            ours = pool.submit(highest, torch.get_num_threads(), batch, shots).result()
+        ours, theirs = np.empty((2, TIMES))
+        for i in range(TIMES):
+            with anomalib(python, weights) as ask:
+                theirs[i] = ask(batch, shots)["memory"]
+            ours[i] = alone(forward, batch, shots)[1]
         yield line("anomalib", f"highest memory, package, {name}", ours, "MB")
         yield line("anomalib", f"highest memory, anomalib, {name}", theirs, "MB")
         yield line("anomalib", f"highest memory, package / anomalib, {name}", ours / theirs, "x", "<= 0.7")
-
-
-def highest(threads, batch, shots):
-    """MB that a forward pass needs at most, above those of the loaded model; once in a process."""
-    torch.set_num_threads(threads)
-    backbones.load(TOWER, "random")
-    loaded = highest_memory("VmRSS")
-    call = forward(batch, shots)
-    forget()
-    call()
-    return (highest_memory() - loaded) / 2**20
 
 
 def forward_windows(model, batch):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from . import dinov2, sources
-from .backbones import Backbone
+from .tower import Backbone
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "embedded"
 HEAD_BLOCKS = (6, 9, 12)
@@ -99,7 +99,7 @@ class MiniLM:
 
 
 class Embedded(Backbone):
-    """The embedded model behind the interface of :class:`vlmad_utils.backbones.Backbone`."""
+    """The embedded model behind the interface of :class:`vlmad_utils.tower.Backbone`."""
 
     is_clip = False
     head_blocks = HEAD_BLOCKS

@@ -201,7 +201,8 @@ def disk_need(model, n_images, blocks=(), windows=(), patches=True):
     """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
     bytes and the file system's rounding come on top."""
     n = model.grid[0] * model.grid[1]
-    numbers = n * model.width * len(set(blocks)) + sum(len(window_indices(model.grid, k)) for k in set(windows)) * model.dim
+    numbers = (model.width * sum(1 if b == "cls" else n for b in set(blocks))
+               + model.dim * sum(len(window_indices(model.grid, k)) for k in set(windows)))
     return n_images * (4 * model.dim + 2 * (numbers + n * model.dim * bool(patches)))  # float32 image embedding, float16 else
 
 

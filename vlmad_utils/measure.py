@@ -57,11 +57,10 @@ def forget():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def highest_memory(field="VmHWM"):
-    """Bytes that this process had in memory at most, and not its parent, as getrusage says after a spawn on Linux; "VmRSS" is
-    what it has now (Linux)."""
+def highest_memory():
+    """Bytes that this process had in memory at most, and not its parent, as getrusage says after a spawn on Linux."""
     with suppress(OSError):
-        return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     import resource
     import sys
 

@@ -18,15 +18,14 @@ open_clip.create_model_and_transforms = lambda name, pretrained: create(name)  #
 from anomalib.models.image.winclip.torch_model import WinClipModel  # noqa: E402
 
 
-def memory(field):  # MB; VmRSS: now, VmHWM: at most
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
+def memory():  # MB, at most so far
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main(weights, threads):
     torch.set_num_threads(int(threads))
     model = WinClipModel()
     model.clip.load_state_dict(load_file(weights))
-    loaded = memory("VmRSS")
     model.eval().setup("part")
     print("{}", flush=True)
     for request in map(json.loads, sys.stdin):
@@ -37,8 +36,9 @@ def main(weights, threads):
                 model.setup(reference_images=pixels[:1].repeat(request["shots"], 1, 1, 1))
         ctypes.CDLL(None).malloc_trim(0)  # as vlmad_utils.measure.forget does
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest so far is forgotten
+        before = memory()
         model(pixels)
-        answer = {"memory": memory("VmHWM") - loaded}
+        answer = {"memory": memory() - before}
         if request["out"]:
             with torch.no_grad():
                 _, windows, _ = model.encode_image(pixels)

@@ -70,6 +70,10 @@ class Arrays:
     Attributes
     ----------
     image (B, D), patches (B, N, D), tokens {block: (B, N, C)}, windows {k: (B, W, D)}, grid (h, w)
+
+    Raises
+    ------
+    ValueError when they do not hold the same number of images.
     """
 
     image: torch.Tensor
@@ -78,6 +82,13 @@ class Arrays:
     tokens: dict = field(default_factory=dict)
     windows: dict = field(default_factory=dict)
     identity = None  # arrays may change, so nothing made of them is remembered
+
+    def __post_init__(self):
+        found = {"image": self.image, "patches": self.patches, **{f"tokens[{b!r}]": x for b, x in self.tokens.items()},
+                 **{f"windows[{k!r}]": x for k, x in self.windows.items()}}
+        lengths = {name: len(x) for name, x in found.items() if x is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"One row per image is wanted in every array, found {lengths}.")
 
     def __len__(self):
         return len(self.image)

@@ -110,8 +110,8 @@ class DPAM(OpenClip):
         return taken[self.n_blocks][:, 1:]
 
     def check_request(self, blocks, windows):
-        if windows or "final" in blocks:
-            raise ValueError("AnomalyCLIP's features have no windows and no 'final' tokens: encode those with the "
+        if windows or {"final", "cls"} & set(blocks):
+            raise ValueError("AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode those with the "
                              "plain backbone.")
         super().check_request(blocks, windows)
 
@@ -165,7 +165,7 @@ def maskclip(visual, pixels, residual=True):
 def vv(visual, pixels, first_block=None):
     """Dense features (B, N, D), unit length, of the V-V stream from ``first_block`` on; None is a quarter of the depth.
 
-    Source: CLIP Surgery (arXiv 2304.05653) and AnomalyCLIP's DPAM (), without any training.
+    Source: CLIP Surgery (arXiv 2304.05653) and AnomalyCLIP's DPAM, without any training.
     """
     blocks = len(visual.transformer.resblocks)
     return unit(dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:])

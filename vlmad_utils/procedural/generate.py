@@ -3,6 +3,7 @@
 The products (``FAMILIES``) and the faults (``DEFECT_TYPES``) are listed in ``tables``.
 """
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from .. import files
+from ..store import DiskStore, store_folder
 from .defects import DEFECTS
 from .fields import blur, coords, grain, grey, peak, rotate, smooth
 from .objects import OBJECTS
@@ -125,6 +127,29 @@ def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, con
         image, _rng(family, style_seed, "rig"), _rng(family, style_seed, seed, "camera"), camera, level
     )
     return np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
+
+
+def kept(family, defect="good", seed=0, store="auto", **options):
+    """:func:`sample`, drawn once: the next call reads it from the feature store.
+
+    Parameters
+    ----------
+    family, defect, seed, options : as in :func:`sample`
+    store : "auto", a folder, or None to draw it anyway
+
+    Returns and raises as :func:`sample`; StoreError when the store cannot be written.
+    """
+    if store is None:
+        return sample(family, defect, seed, **options)
+    where = DiskStore(store_folder(store), f"procedural-{VERSION}")
+    made_of = json.dumps([family, defect, int(seed), sorted(options.items())], default=float)
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:40]
+    both = where.get("sample", key)
+    if both is None:
+        image, mask = sample(family, defect, seed, **options)
+        both = np.dstack([image, mask])  # (S, S, 4) uint8
+        where.put("sample", key, both)
+    return np.ascontiguousarray(both[..., :3]), both[..., 3] > 0
 
 
 def _save(pixels, path):
