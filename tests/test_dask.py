@@ -115,7 +115,7 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(client, index, 
     size = len(cloudpickle.dumps(model))
     assert len(sent) > 10 and max(sent) < size / 20 and np.median(sent) < size / 200
     anomalyclip = methods[-1].backbone
-    assert scattered == [[model], [model], [anomalyclip], [model]]  # test images, references, V-V stream, more kinds; not when all is there
+    assert scattered == [[model], [anomalyclip], [model], [model]]  # test images, V-V stream, references, more kinds; not when all is there
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,26 @@ def test_a_row_for_every_cell_and_metric_and_the_same_a_second_time(index, metho
     pd.testing.assert_frame_equal(found.rows, grid(index, methods, None).rows)  # the store changes no number
 
 
+def test_cells_are_read_without_features_and_features_need_not_be_kept(index, methods, tmp_path):
+    def written(store):
+        return [path for path in (tmp_path / store).glob("v*/**/*.safetensors") if path.parent.parent.name != "text"]
+
+    found = grid(index, methods, tmp_path / "all")
+    lean = grid(index, methods, tmp_path / "lean", keep_features=False)
+    pd.testing.assert_frame_equal(found.rows, lean.rows)
+    pd.testing.assert_frame_equal(found.images, lean.images)
+    assert written("all") and not written("lean")
+    for path in written("all"):
+        path.unlink()
+    again = grid(index, methods[::-1], tmp_path / "all")  # in another order; nothing is encoded
+    assert not written("all") and len(again.rows) == len(found.rows)
+    fewer = index[index["category"] == "bolt"]
+    more = methods[2]  # one category and one method without its cell: only its images are encoded
+    study.run(tiny.model(), fewer, [study.Method("new", more.score, "zero", more.ensemble, patches=True)], size=(40, 40), draws=0,
+              store=tmp_path / "all", progress=False)
+    assert len(written("all")) == 2 * 6  # image embedding and patches of 6 images
+
+
 def test_rows_agree_with_the_metrics_of_the_scores(index, methods, tmp_path):
     found = grid(index, methods[:1], tmp_path, shots=(0,))
     part = found.images[found.images["category"] == "bolt"]

@@ -152,8 +152,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     kinds = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows), *(["patches"] * patches)]
     where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
-    with ThreadPoolExecutor(8) as pool:
-        keys = list(pool.map(lambda item: _try(content_hash, item), items))
+    keys = _hashes(items)
     bad = {i: key for i, key in enumerate(keys) if isinstance(key, Exception)}
     missing = {}  # key -> (item, kinds), each distinct picture once
     for i, (item, key) in enumerate(zip(items, keys)):
@@ -195,6 +194,29 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
         fill([job for job in redo.values() if job[2]], "mend the store")
 
     return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
+
+
+def keys(images):
+    """What names each picture in the store, without encoding any: its content, so a copy has the same key.
+
+    Parameters
+    ----------
+    images : as in :func:`encode`
+
+    Returns list of str. Raises DataError that names the files that cannot be read.
+    """
+    items = list(images["image_path"] if hasattr(images, "columns") else images)
+    found = _hashes(items)
+    bad = [f"  {_name(item)}: {key}" for item, key in zip(items, found) if isinstance(key, Exception)]
+    if bad:
+        raise data.DataError(f"{len(bad)} of {len(items)} images cannot be read:\n" + "\n".join(bad) + "\nMend or remove them.")
+    return found
+
+
+def _hashes(items):
+    """Content hash of each item, or the exception that reading it raised."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda item: _try(content_hash, item), items))
 
 
 def disk_need(model, n_images, blocks=(), windows=(), patches=True):

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,17 @@ class Method:
     def takes(self, k_shot):
         """Whether the method is defined for K references."""
         return self.shots == "any" or (k_shot == 0) == (self.shots == "zero")
+
+
+class _Job(NamedTuple):
+    """One cell to be: its columns, the method, rows of its images and references in their tables, and what names it."""
+
+    base: dict
+    method: Method
+    rows: np.ndarray
+    references: list
+    prototypes: torch.Tensor | None
+    key: str
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,8 @@ def read_masks(index, size):
     return np.stack([data.read_mask(path, size=tuple(size)) for path in index["mask_path"]])
 
 
-def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=1000, store="auto", progress=True):
-    """Score and evaluate every cell of the grid; cells done before are read.
+def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=1000, store="auto", progress=True, keep_features=True):
+    """Score and evaluate every cell of the grid; cells done before are read, and their images are not encoded again.
 
     Parameters
     ----------
@@ -132,10 +144,16 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     size, draws : see :func:`evaluate`
     store : "auto", a folder, or None (nothing is kept)
     progress : show bars
+    keep_features : False keeps the cells only, and the features in memory while they are scored (about 1 MB an image of the
+        embedded model): for pictures that nothing else will read
 
     Returns
     -------
     Result
+
+    Raises
+    ------
+    DataError when images cannot be read, ValueError when a category has several object names.
 
     Notes
     -----
@@ -148,12 +166,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     wanted = [m for m in methods if any(m.takes(k) for k in shots)]
     pool = pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True) if draws_of else test[:0]
     row_of = {path: i for i, path in enumerate(pool["image_path"])}
-    feats, bank = {}, {}  # by backbone: nearly always the one that was given
-    for backbone in dict.fromkeys(m.backbone or model for m in wanted):
-        alike = [m for m in wanted if (m.backbone or model) is backbone]
-        feats[backbone] = encode(backbone, test, alike, store, progress)
-        few = [m for m in alike if any(m.takes(k) for k in shots if k)]
-        bank[backbone] = encode(backbone, pool, few, store, progress) if few else None
+    hashes, of_pool = np.array(features.keys(test), object), np.array(features.keys(pool), object)
     groups = test.groupby(["dataset", "category"], sort=False).indices
     requests = {(i, noun): (noun, m.ensemble) for i, m in enumerate(wanted) if m.ensemble is not None
                 for noun in dict.fromkeys(test["object_name"])}
@@ -165,31 +178,47 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
             raise ValueError(f"{name}: one category has several object names, {sorted(set(part['object_name']))}.")
         made_of = [features.content_hash(path) for path in masks]
         for i, method in enumerate(wanted):
-            prototypes, backbone = text.get((i, part["object_name"][0])), method.backbone or model
-            own_feats = feats[backbone][rows]
+            prototypes, fingerprint = text.get((i, part["object_name"][0])), (method.backbone or model).fingerprint
             for k in shots:
                 for seed in seeds if k else list(seeds)[:1]:
                     if not method.takes(k):
                         continue
-                    references = None
-                    if k:
-                        drawn = draws_of[k, seed]
-                        own = (drawn["dataset"] == name[0]) & (drawn["category"] == name[1])
-                        references = bank[backbone][[row_of[p] for p in drawn.loc[own, "image_path"]]]
+                    drawn = draws_of[k, seed] if k else pool[:0]
+                    own = (drawn["dataset"] == name[0]) & (drawn["category"] == name[1])
+                    references = [row_of[p] for p in drawn.loc[own, "image_path"]]
                     base = dict(zip(KEYS, (*name, method.name, model.name, k, seed, _label(method.ensemble)), strict=True))
-                    key = _key(base, method, backbone.fingerprint, own_feats.keys, part["label"].tolist(), made_of,
-                               references and references.keys, prototypes, size, draws)
-                    jobs.append((base, method, own_feats, references, prototypes, key))
+                    key = _key(base, method, fingerprint, hashes[rows].tolist(), part["label"].tolist(), made_of,
+                               of_pool[references].tolist() if k else None, prototypes, size, draws)
+                    jobs.append(_Job(base, method, rows, references, prototypes, key))
     where = None if store is None else features.store_folder(store) / "study"
-    made = Parallel(return_as="generator")(
-        delayed(_cell)((replace(job[1], backbone=None), *job[2:]), size, draws, where) for job in jobs)
-    quiet = {} if progress and jobs else {"disable": True}  # left out, TQDM_DISABLE decides
-    cells = list(tqdm(made, total=len(jobs), desc="score", unit="cell", **quiet))
+    cells = {job.key: where and _kept(_path(where, job.key)) for job in jobs}
+    todo = [job for job in jobs if cells[job.key] is None]
+    feats, bank = (_encoded(model, table, todo, what, store if keep_features else None, progress)
+                   for table, what in ((test, "rows"), (pool, "references")))
+    made = Parallel(return_as="generator")(delayed(_cell)(
+        (replace(job.method, backbone=None), feats[job.key], bank.get(job.key), job.prototypes, where and _path(where, job.key)), size, draws)
+        for job in todo)
+    quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
+    for job, cell in zip(todo, tqdm(made, total=len(todo), desc="score", unit="cell", **quiet), strict=True):
+        cells[job.key] = cell
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
-    rows = [{**job[0], **cell["about"], **row, **facts} for job, cell in zip(jobs, cells, strict=True) for row in cell["rows"]]
-    images = [{**job[0], "image": number, "label": label, "score": score} for job, cell in zip(jobs, cells, strict=True)
-              for number, label, score in zip(groups[job[0]["dataset"], job[0]["category"]], cell["labels"], cell["scores"], strict=True)]
+    rows = [{**job.base, **cells[job.key]["about"], **row, **facts} for job in jobs for row in cells[job.key]["rows"]]
+    images = [{**job.base, "image": number, "label": label, "score": score} for job in jobs
+              for number, label, score in zip(job.rows, cells[job.key]["labels"], cells[job.key]["scores"], strict=True)]
     return Result(pd.DataFrame(rows), pd.DataFrame(images))
+
+
+def _encoded(model, table, jobs, what, store, progress):
+    """{key of a cell: features of its rows ("rows" or "references") of the table}, encoded in one pass by each backbone, nearly
+    always the one that was given."""
+    found = {}
+    for backbone in dict.fromkeys(job.method.backbone or model for job in jobs):
+        own = [job for job in jobs if (job.method.backbone or model) is backbone and len(getattr(job, what))]
+        wanted = sorted({row for job in own for row in getattr(job, what)})
+        if wanted:
+            feats = encode(backbone, table.iloc[wanted], [job.method for job in own], store, progress)
+            found |= {job.key: feats[np.searchsorted(wanted, getattr(job, what))] for job in own}
+    return found
 
 
 def encode(model, index, methods, store="auto", progress=True):
@@ -268,11 +297,12 @@ def _key(base, method, fingerprint, test, labels, masks, references, prototypes,
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
 
 
-def _cell(job, size, draws, where):
-    method, feats, references, prototypes, key = job  # one tuple: arrays by themselves would be spread, and lost with their worker
-    path = where and where / key[:2] / f"{key}.json"
-    if path and (cell := _kept(path)) is not None:
-        return cell
+def _path(where, key):
+    return where / key[:2] / f"{key}.json"
+
+
+def _cell(job, size, draws):
+    method, feats, references, prototypes, path = job  # one tuple: arrays by themselves would be spread, and lost with their worker
     scores = method.score(feats, references, prototypes)
     index = feats.index
     cell = {"about": {"training": scores.training, "meaning": scores.meaning, "n_images": len(index),
