@@ -4,6 +4,7 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures.trees import GREY, HOLE, counts, mvtec_tree, save
 
@@ -210,25 +211,27 @@ def test_textile(tmp_path):
     }  # fmt: skip
 
 
-def test_procedural_defaults_to_evaluation_families(tmp_path, monkeypatch):
-    pytest.importorskip("vlmad_utils.procedural.generate")
+def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_path, monkeypatch):
     from vlmad_utils.procedural import generate
 
-    made = []
-    evaluation = sorted(name for name, family in generate.FAMILIES.items() if family.role == "eval")[:2]
-    training = sorted(name for name, family in generate.FAMILIES.items() if family.role == "train")[0]
+    drawn = []
 
-    def write(root, families=None):
-        made.append(families)
-        for name in families or evaluation:
-            mvtec_tree(Path(root), name)
+    def sample(family, defect, seed, style_seed, size):
+        drawn.append(family)
+        return np.full((size, size, 3), seed, np.uint8), np.eye(size, dtype=bool)
 
-    monkeypatch.setattr(generate, "write", write)
+    roles = {role: sorted(name for name, family in generate.FAMILIES.items() if family.role == role) for role in ("eval", "train")}
+    training = roles["train"][0]
+    monkeypatch.setattr(generate, "sample", sample)
     monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
     monkeypatch.delenv("VLMAD_DATA", raising=False)
-    index = data.index("procedural", categories=[training])
-    assert made == [[training]] and set(index["object_name"]) == {generate.FAMILIES[training].nouns[0]}
-    assert set(data.index("procedural")["category"]) == set(evaluation)
+    few = data.index("procedural", categories=[training], limit=4, seed=1)
+    assert drawn == [training] * len(few) and (few["split"] == "test").sum() == 4
+    assert set(few["object_name"]) == {generate.FAMILIES[training].nouns[0]}
+    every = data.index("procedural", categories=[training])
+    assert drawn == [training] * len(every) and data.subset(every, 4, 1).equals(few), "a part of the whole, none drawn twice"
+    assert data.index("procedural", root=tmp_path / "procedural", categories=[training]).equals(every), "as the files lie there"
+    assert set(data.index("procedural", limit=1)["category"]) == set(roles["eval"])
     with pytest.raises(DataError, match="unknown famil"):
         data.index("procedural", categories="nonsense")
 
