@@ -4,6 +4,7 @@ The products (``FAMILIES``) and the faults (``DEFECT_TYPES``) are listed in ``ta
 """
 
 import hashlib
+import io
 import itertools
 import json
 import zlib
@@ -146,11 +147,13 @@ def kept(family, defect="good", seed=0, store="auto", **options):
     where = DiskStore(store_folder(store), f"procedural-{VERSION}")
     made_of = json.dumps([family, defect, int(seed), sorted(options.items())], default=float)
     key = hashlib.sha256(made_of.encode()).hexdigest()[:40]
-    both = where.get("sample", key)
-    if both is None:
+    packed = where.get("png", key)  # as the bytes of a file: half the room
+    if packed is None:
         image, mask = sample(family, defect, seed, **options)
-        both = np.dstack([image, mask])  # (S, S, 4) uint8
-        where.put("sample", key, both)
+        Image.fromarray(np.dstack([image, mask * np.uint8(255)])).save(file := io.BytesIO(), format="png", compress_level=1)
+        packed = np.frombuffer(file.getvalue(), np.uint8)
+        where.put("png", key, packed)
+    both = np.array(Image.open(io.BytesIO(packed.tobytes())))  # (S, S, 4): the mask takes the place of transparency
     return np.ascontiguousarray(both[..., :3]), both[..., 3] > 0
 
 
