@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fixtures import faults
@@ -136,8 +137,7 @@ def test_fetched_data_are_read_from_a_read_only_folder_and_no_more_is_fetched(ca
 def test_a_procedural_set_is_read_from_a_read_only_folder(tmp_path, monkeypatch):
     from vlmad_utils.procedural import generate
 
-    write = generate.write
-    monkeypatch.setattr(generate, "write", lambda root, names: write(root, names, n_train=1, n_good=1, n_defect=1, size=32))
+    monkeypatch.setattr(generate, "sample", lambda *_, size, **options: (np.zeros((size, size, 3), np.uint8), np.eye(size, dtype=bool)))
     monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
     monkeypatch.delenv("VLMAD_DATA", raising=False)
     first, second = sorted(generate.FAMILIES)[:2]

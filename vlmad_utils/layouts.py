@@ -309,6 +309,15 @@ def procedural(root, problems):
     return [row._replace(noun=nouns.get(row.category)) for row in mvtec(root, problems)]
 
 
+def planned(root, families=None):
+    """Rows of the procedural set as this project makes it, whether its pictures are drawn or not."""
+    from .procedural.generate import pictures
+
+    chosen = [n for n, f in _families().items() if f.role == "eval"] if families is None else families
+    return [Row(name, p.path.parent.parent.name, int(p.mask is not None), p.defect, p.path, p.mask, _families()[name].nouns[0])
+            for name in chosen for p in pictures(root, name)]
+
+
 @register("folder", lambda root: root.is_dir())
 def folder(root, problems, normals=None):
     """``normals``: another folder of normal images, which become train references of every category."""

@@ -4,9 +4,12 @@ The products (``FAMILIES``) and the faults (``DEFECT_TYPES``) are listed in ``ta
 """
 
 import hashlib
+import io
+import itertools
 import json
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -144,11 +147,13 @@ def kept(family, defect="good", seed=0, store="auto", **options):
     where = DiskStore(store_folder(store), f"procedural-{VERSION}")
     made_of = json.dumps([family, defect, int(seed), sorted(options.items())], default=float)
     key = hashlib.sha256(made_of.encode()).hexdigest()[:40]
-    both = where.get("sample", key)
-    if both is None:
+    packed = where.get("png", key)  # as the bytes of a file: half the room
+    if packed is None:
         image, mask = sample(family, defect, seed, **options)
-        both = np.dstack([image, mask])  # (S, S, 4) uint8
-        where.put("sample", key, both)
+        Image.fromarray(np.dstack([image, mask * np.uint8(255)])).save(file := io.BytesIO(), format="png", compress_level=1)
+        packed = np.frombuffer(file.getvalue(), np.uint8)
+        where.put("png", key, packed)
+    both = np.array(Image.open(io.BytesIO(packed.tobytes())))  # (S, S, 4): the mask takes the place of transparency
     return np.ascontiguousarray(both[..., :3]), both[..., 3] > 0
 
 
@@ -158,56 +163,59 @@ def _save(pixels, path):
         Image.fromarray(pixels).save(temporary, format="png", compress_level=4)
 
 
-def _category(root, family, n_train, n_good, n_defect, size, seed):
-    """One category folder; the manifest, written last, says that it is whole."""
-    folder = Path(root) / family
-    counts = {"n_train": n_train, "n_good": n_good, "n_defect": n_defect}
-    plan = {
-        "family": family,
-        **counts,
-        "size": size,
-        "seed": seed,
-        "defects": list(defects_of(family)),
-        "version": VERSION,
-    }
-    manifest = folder / "manifest.json"
-    if manifest.exists() and json.loads(manifest.read_text()) == plan:
-        return folder
-    manifest.unlink(missing_ok=True)
+class Picture(NamedTuple):
+    """A picture of a data set: where it and its mask lie (None for a good one), and what draws it."""
+
+    path: Path
+    mask: Path | None
+    defect: str
+    number: int
+
+
+def pictures(root, family, n_train=16, n_good=20, n_defect=5):
+    """The :class:`Picture` list of a category as :func:`write` lays it out, drawn or not."""
+    folder, number = Path(root) / family, itertools.count()
     groups = [("train/good", "good", n_train), ("test/good", "good", n_good)]
-    groups += [(f"test/{d}", d, n_defect) for d in plan["defects"]]
-    wanted, number = set(), 0
-    for place, defect, count in groups:
-        for index in range(count):
-            image, mask = sample(family, defect, seed=number, style_seed=seed, size=size)
-            number += 1
-            path = folder / place / f"{index:03d}.png"
-            wanted.add(path)
-            _save(image, path)
-            if defect != "good":
-                path = folder / "ground_truth" / defect / f"{index:03d}_mask.png"
-                wanted.add(path)
-                _save(mask.astype(np.uint8) * 255, path)
-    for path in set(folder.rglob("*.png")) - wanted:  # left by an interrupted or different writing
-        path.unlink()
-    with files.whole(manifest) as temporary:
-        temporary.write_text(json.dumps(plan, indent=1))
+    groups += [(f"test/{d}", d, n_defect) for d in defects_of(family)]
+    return [Picture(folder / place / f"{i:03d}.png", None if defect == "good" else folder / "ground_truth" / defect / f"{i:03d}_mask.png",
+                    defect, next(number)) for place, defect, count in groups for i in range(count)]
+
+
+def _category(root, family, counts, size, seed, only):
+    """One category folder; its manifest, written first, says of what plan its pictures are."""
+    folder = Path(root) / family
+    plan = {"family": family, **counts, "size": size, "seed": seed, "defects": list(defects_of(family)), "version": VERSION}
+    manifest = folder / "manifest.json"
+    if not manifest.exists() or json.loads(manifest.read_text()) != plan:
+        for path in folder.rglob("*.png"):  # another plan's, or nobody's
+            path.unlink()
+        with files.whole(manifest) as temporary:
+            temporary.write_text(json.dumps(plan, indent=1))
+    for picture in pictures(root, family, **counts):
+        if picture.path.exists() or only is not None and picture.path not in only:
+            continue
+        image, mask = sample(family, picture.defect, seed=picture.number, style_seed=seed, size=size)
+        if picture.mask:  # before its image: what has an image has its mask
+            _save(mask.astype(np.uint8) * 255, picture.mask)
+        _save(image, picture.path)
     return folder
 
 
-def write(root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed=0, jobs=1):
+def write(root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed=0, jobs=1, only=None):
     """Data set in the MVTec layout: one category per family, faults of the family's own role.
 
-    ``<root>/<family>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}``. A
-    category is whole when its ``manifest.json`` exists; made with the same arguments, it is left alone.
+    ``<root>/<family>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}``. The
+    ``manifest.json`` of a category says what it is made of; what was drawn with the same arguments is not drawn again.
 
     Parameters: ``families`` names (default: all of role "eval"), images per category in train, good test and
-    each fault, ``size`` in pixels, ``seed`` of the product lines, ``jobs`` processes.
+    each fault, ``size`` in pixels, ``seed`` of the product lines, ``jobs`` processes, ``only`` a set of paths
+    (of :func:`pictures`): the others wait until they are asked for.
     Returns the list of category folders.
     """
     families = [n for n, f in FAMILIES.items() if f.role == "eval"] if families is None else list(families)
     unknown = [n for n in families if n not in FAMILIES]
     if unknown:
         raise ValueError(f"families {unknown} are unknown; choose from {', '.join(FAMILIES)}")
-    task = (delayed(_category)(root, name, n_train, n_good, n_defect, size, seed) for name in families)
+    counts = {"n_train": n_train, "n_good": n_good, "n_defect": n_defect}
+    task = (delayed(_category)(root, name, counts, size, seed, only) for name in families)
     return Parallel(n_jobs=jobs)(task)
