@@ -145,7 +145,7 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     store : "auto", a folder, or None (nothing is kept)
     progress : show bars
     keep_features : False keeps the cells only, and the features in memory while they are scored (about 1 MB an image of the
-        embedded model): for pictures that nothing else will read
+        embedded model): for pictures that nothing else will read; not on a cluster, where they would go with each cell
 
     Returns
     -------
