@@ -1,6 +1,6 @@
 """The notebooks as a book: order, navigation, the README's table, execution, and the stamp of outputs.
 
-python -m vlmad_utils.book run             execute all in order into build/notebooks; figures go to figures/
+python -m vlmad_utils.book run             execute all into build/notebooks; figures go to figures/
 python -m vlmad_utils.book run --in-place  refresh the committed notebooks (outputs, navigation, stamp)
 python -m vlmad_utils.book run --solutions run the worked answers in notebooks/solutions/ instead
 python -m vlmad_utils.book run --jobs 1    one after the other on all cores; by default two run at once
@@ -64,12 +64,12 @@ def run(in_place=False, only=None, out=ROOT / "build" / "notebooks", solutions=F
     in_place : write outputs, navigation and stamp into notebooks/ instead of ``out``
     only : run notebooks whose name contains this text
     solutions : run the worked answers to the exercises instead
-    jobs : notebooks at once, those of LONG first, then in reading order, each on its share of the cores; those of ALONE follow, on
-        all cores
+    jobs : notebooks at once, each on its share of the cores: those of LONG first, then in reading order (one at a time: in reading
+        order alone); those of ALONE follow, on all cores
     """
     paths = sorted((NOTEBOOKS / "solutions").glob("*.ipynb")) if solutions else notebooks()
     chosen = [p for p in paths if not only or only in p.name]
-    together = sorted((p for p in chosen if not p.name.startswith(ALONE)), key=lambda p: not p.name.startswith(LONG))
+    together = sorted((p for p in chosen if not p.name.startswith(ALONE)), key=lambda p: jobs > 1 and not p.name.startswith(LONG))
     jobs = max(1, min(jobs, len(together)))
     out.mkdir(parents=True, exist_ok=True)
     threads = {} if jobs == 1 else dict.fromkeys(THREADS, str(max(1, (os.cpu_count() or 1) // jobs)))
