@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 
-def in_turn(rounds, **calls):
+def in_turn(rounds, warm_up=1, **calls):
     """{name: seconds (rounds,)} of calls without arguments: each round times every call once, so that other work on the
-    machine hits them alike; a round before them does not count."""
+    machine hits them alike; ``warm_up`` rounds before them do not count."""
     seconds = {name: [] for name in calls}
-    for number in range(rounds + 1):
+    for number in range(-warm_up, rounds):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            seconds[name] += [time.perf_counter() - began] * (number > 0)
+            seconds[name] += [time.perf_counter() - began] * (number >= 0)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
