@@ -212,6 +212,18 @@ def test_two_processes_fill_it_at_once_and_a_kill_leaves_nothing_wrong(index, tm
     assert all(torch.equal(a, b) for a, b in zip(everything(found), expected))
 
 
+def test_what_another_process_stores_meanwhile_is_not_encoded_again(index, tmp_path):
+    class Slow(Tiny):  # while its first batch is in the tower, another process stores all that is wanted
+        def embed(self, pixels):
+            if not self.passes:
+                other.append(features.encode(Tiny(), index, store=tmp_path / "store", progress=False))
+            return super().embed(pixels)
+
+    model, other = Slow(), []
+    found = features.encode(model, index, store=tmp_path / "store", batch_size=2, progress=False)
+    assert len(index) > 2 and model.passes == [2] and torch.equal(found.image, other[0].image)
+
+
 def test_a_batch_too_large_for_memory_goes_in_halves():
     class Small(Tiny):
         def encode_image(self, pixels, **wanted):

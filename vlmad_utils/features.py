@@ -142,7 +142,7 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     -----
     Batches run through joblib: under ``joblib.parallel_config(backend="dask")`` they spread over a cluster that shares the
     store and the images; the model is sent once. Without such a configuration, or without a store, they run here. The
-    numbers are the same.
+    numbers are the same. What another process stores meanwhile is not computed here, too.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
@@ -282,8 +282,9 @@ def _encode_batch(model, batch, where, pixels=None):
         with ThreadPoolExecutor(4) as pool:
             pixels = [pool.submit(_try, _load, model, job[1]) for job in batch]
     pixels = [future.result() for future in pixels]
+    batch = [(key, item, [kind for kind in kinds if not where.has(kind, key)]) for key, item, kinds in batch]  # others may have been here
     failures = {job[0]: p for job, p in zip(batch, pixels) if isinstance(p, Exception)}
-    ready = [(job, p) for job, p in zip(batch, pixels) if job[0] not in failures]
+    ready = [(job, p) for job, p in zip(batch, pixels) if job[2] and job[0] not in failures]
     for wanted in sorted({tuple(job[2]) for job, _ in ready}):  # images of one batch may lack different kinds
         group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
         names = [kind.partition("-") for kind in wanted]
