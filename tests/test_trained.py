@@ -128,6 +128,7 @@ def test_training_index_holds_images_of_training_families_and_faults_only(monkey
     monkeypatch.setattr(trained, "families", lambda domain: {"both": ["felt", "plaster"], "textures": ["felt"]}[domain])
     found = trained.training_index(limit=16)
     assert len(found) == 16 and set(found["category"]) == {"felt", "plaster"} and set(found["split"]) == {"test"}
+    assert not [path for path in tmp_path.rglob("*.png") if "train" in path.parts]  # references are not drawn for nothing
     assert found["label"].mean() == 0.5 and found.loc[found["label"] == 1, "mask_path"].notna().all()
     assert {DEFECT_TYPES[kind].role for kind in set(found["defect"]) - {"good"}} == {"train"}
     assert set(trained.training_index("textures", limit=4)["category"]) == {"felt"}

@@ -30,7 +30,7 @@ COLUMNS = ["dataset", "category", "split", "label", "defect", "image_path", "mas
 
 
 def index(
-    name, root=None, categories=None, limit=None, seed=0, on_error="raise", *, pixels=None, object_names=None, **options
+    name, root=None, categories=None, limit=None, seed=0, on_error="raise", *, pixels=None, object_names=None, references=True, **options
 ):  # fmt: skip
     """Index of a data set: one row per image, sorted by category, split and path.
 
@@ -47,6 +47,7 @@ def index(
     pixels : check by decoding every image, not only its header; default only with "skip", as it takes minutes for
         large data sets
     object_names : words for prompts, as text or {category: text}; default the category's name in words
+    references : False leaves the train images out
     options : of one layout: ``probabilities=(0, 1/3, 2/3, 1)`` for elpv, ``normals=<folder>`` for folder
 
     Returns
@@ -85,7 +86,8 @@ def index(
     def noun(row):
         return words.get(row.category) or row.noun or layout.words.get(row.category) or row.category.replace("_", " ")
 
-    rows = sorted((row for row in rows if row.category in chosen), key=lambda row: (row.category, row.split, row.image))
+    rows = [row for row in rows if row.category in chosen and (references or row.split == "test")]
+    rows = sorted(rows, key=lambda row: (row.category, row.split, row.image))
     table = pd.DataFrame(
         [(name, row.category, row.split, row.label, row.defect, str(row.image), row.mask and str(row.mask), noun(row))
          for row in rows], columns=COLUMNS, dtype=object,

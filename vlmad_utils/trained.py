@@ -44,8 +44,7 @@ def default_blocks(model):
 
 def training_index(domain="both", limit=1020, seed=0):
     """Images with masks of the training families: as many normal as anomalous ones, families in turn."""
-    index = data.index("procedural", categories=families(domain), limit=limit, seed=seed)
-    return index[index["split"] == "test"].reset_index(drop=True)
+    return data.index("procedural", categories=families(domain), limit=limit, seed=seed, references=False)
 
 
 def load_or_train(method, model, index=None, store="auto", progress=True, **changes):
