@@ -99,7 +99,7 @@ def execute(path, out, paths, in_place=False):
 
     began = time.monotonic()
     done = papermill.execute_notebook(str(path), str(out / path.name), cwd=str(path.parent), kernel_name="python3", progress_bar=False,
-                                      log_output=False)
+                                      log_output=False, request_save_on_cell_execute=False)  # else the file is written with every cell
     if in_place:
         temporary = path.with_suffix(".part")
         nbformat.write(tidy(done, navigation(path, paths)), temporary)

@@ -6,6 +6,7 @@ DINOv2 ViT-S/14 sees, all-MiniLM-L6-v2 reads, and the heads of :class:`Heads` (d
 """
 
 import json
+import functools
 import math
 from pathlib import Path
 
@@ -68,15 +69,24 @@ def _norm(x):
 
 
 class MiniLM:
-    """Frozen all-MiniLM-L6-v2: sentences -> (P, 384) unit norm, mean pooled over real tokens."""
+    """Frozen all-MiniLM-L6-v2: sentences -> (P, 384) unit norm, mean pooled over real tokens. Loaded with the first sentence:
+    where the store has all prompts, it is never wanted."""
 
     def __init__(self, folder, device="cpu"):
-        from transformers import AutoModel, AutoTokenizer, utils  # slow to import, wanted only here
+        self.folder, self.device = next(Path(folder).rglob("model.safetensors")).parent, device
+
+    @functools.cached_property
+    def tokenizer(self):
+        from transformers import AutoTokenizer  # slow to import, wanted only here
+
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    @functools.cached_property
+    def bert(self):
+        from transformers import AutoModel, utils
 
         utils.logging.disable_progress_bar()  # "Loading weights" of a file that loads in a blink
-        folder = next(Path(folder).rglob("model.safetensors")).parent
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.bert = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().to(device)
+        return AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True).eval().to(self.device)
 
     @staticmethod
     def pool(hidden, mask):
