@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from . import embedded
+from .products import OneDNN
 from .tower import Backbone
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,11 @@ class OpenClip(Backbone):
         self.mean, self.std = tuple(mean), tuple(std)
         self.image_size, self.grid = tuple(visual.image_size), tuple(visual.grid_size)
         self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
-        self.n_blocks = len(visual.transformer.resblocks)
+        blocks = visual.transformer.resblocks
+        self.n_blocks = len(blocks)
+        self.plain = visual.attn_pool is None and all(type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks)
         self.logit_scale = model.logit_scale.exp().item()
-        activation = type(visual.transformer.resblocks[0].mlp.gelu).__name__
+        activation = type(blocks[0].mlp.gelu).__name__
         self._set_fingerprint([model.state_dict()], name=name, size=self.image_size, mean=self.mean, std=self.std,
                               activation=activation, resize="squash-bicubic", precision=precision)
 
@@ -56,6 +59,13 @@ class OpenClip(Backbone):
         return self.visual._embeds(pixels)  # no public name: patches + CLS + positions, then ln_pre (per token)
 
     def run(self, tokens, blocks):
+        if self.plain:
+            taken = {}
+            for number, block in enumerate(self.visual.transformer.resblocks, 1):
+                tokens = _after_attention(block, tokens, *_qkv(block, tokens).chunk(3, dim=-1))
+                if number in blocks:
+                    taken[number] = tokens
+            return tokens, taken
         order = sorted(blocks)
         last, taken = self.visual.transformer.forward_intermediates(tokens, indices=[b - 1 for b in order] or [0])
         return last, dict(zip(order, taken))
@@ -68,9 +78,7 @@ class OpenClip(Backbone):
 
     def share(self, start):
         """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
-        blocks = self.visual.transformer.resblocks
-        plain = all(type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks) and self.visual.attn_pool is None
-        return (start, _qkv(blocks[0], start)) if plain and len(blocks) > 1 else (start,)
+        return (start, _qkv(self.visual.transformer.resblocks[0], start)) if self.plain and self.n_blocks > 1 else (start,)
 
     def embed_windows(self, shared, image, rows):
         """As the tower does it, but for two things that change no number: the first block's projections are shared, and
@@ -90,8 +98,9 @@ class OpenClip(Backbone):
 
     @torch.inference_mode()
     def encode_text(self, prompts, batch_size=256):
-        parts = [self._encode_ids(self.tokenizer(list(prompts[i:i + batch_size])).to(self.device)).float().cpu()
-                 for i in range(0, len(prompts), batch_size)]
+        with OneDNN():
+            parts = [self._encode_ids(self.tokenizer(list(prompts[i:i + batch_size])).to(self.device)).float().cpu()
+                     for i in range(0, len(prompts), batch_size)]
         return torch.cat(parts)
 
     def _encode_ids(self, ids):

@@ -17,12 +17,14 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from . import backbones, bootstrap, data, features, metrics, paradigms, prompts, results, study
 from .measure import alone, in_turn, line
 from .methods import Arrays, anomaly_probability, april_gan, clip_ac, memory_bank
 from .procedural import generate
+from .products import linear
 from .windows import window_indices
 
 SIZES, FAST = (2, 3), (("2s2", "3s2"), ("3s2",), ("4s3",), ("3s3",))  # WinCLIP's windows; a part of them
@@ -53,11 +55,17 @@ def passes(model, batch, step):
         with torch.inference_mode():
             start = model.embed(pixels)
             for rows in groups:  # (n, 1 + k * k) token numbers of n windows, CLS first
-                model.image_head(*model.run(start[:, rows].flatten(0, 1), model.head_blocks))
+                model.image_head(model.visual.transformer(start[:, rows].flatten(0, 1)), {})
 
-    sizes = [torch.nn.functional.pad(window_indices(model.grid, k) + 1, (1, 0)) for k in SIZES]
+    def without_onednn():
+        torch.backends.mkldnn.enabled = False
+        model.encode_image(pixels, windows=SIZES)
+        torch.backends.mkldnn.enabled = True
+
+    sizes = [F.pad(window_indices(model.grid, k) + 1, (1, 0)) for k in SIZES]
     some = [row[None] for rows in sizes for row in rows[::step]]
     return {"package": lambda: model.encode_image(pixels, windows=SIZES), "plain": lambda: model.encode_image(pixels),
+            "without oneDNN": without_onednn,
             **{"+".join(fast): lambda fast=fast: model.encode_image(pixels, windows=fast) for fast in FAST},
             "batches": lambda: through_tower(sizes), "loop": lambda: through_tower(some)}
 
@@ -74,11 +82,12 @@ def windows(o):
     for batch in o["batches"]:
         calls = passes(model, batch, o["step"])
         tokens = batch * (sum(n * (1 + k * k) for k, n in zip(SIZES, per_size)) + 1 + model.grid[0] * model.grid[1])
-        a, b = torch.randn(batch * 5 * per_size[0], model.width), torch.randn(model.width, 4 * model.width)
-        s = in_turn(o["rounds"], **calls, gemm=lambda: a @ b)  # noqa: B023 - called before the next batch
+        a, b = torch.randn(batch * 5 * per_size[0], model.width), torch.randn(4 * model.width, model.width)
+        products = {"gemm": lambda: linear(a, b), "mkl": lambda: F.linear(a, b)}  # noqa: B023 - called before the next batch
+        s = in_turn(o["rounds"], **calls, **products)
         loop = s["plain"] + s["loop"] * sum(per_size) / taken  # scaled from a share of the windows
         batches = s["plain"] + s["batches"]
-        rate = 2 * a.numel() * b.shape[1] / s["gemm"]
+        rate = 2 * a.numel() * len(b) / s["gemm"]
         work = 24 * model.width**2 * model.n_blocks * tokens  # of the plain algorithm: 12 C^2 products a token and block
         part = f"windows, batch {batch}"
         yield line(part, "package, s an image", s["package"] / batch)
@@ -88,7 +97,9 @@ def windows(o):
         yield line(part, "plain loop / package", loop / s["package"], "x")
         yield line(part, "windows of a size as one batch / package", batches / s["package"], "x")
         yield line(part, "package / plain forward", s["package"] / s["plain"], "x")
-        yield line(part, "share of the rate of matrix products", work / s["package"] / rate, "x", ">= 0.85")
+        yield line(part, "share of the rate of matrix products, as the package does them", work / s["package"] / rate, "x", ">= 0.85")
+        yield line(part, "a product as a layer of PyTorch does it / as the package does", s["mkl"] / s["gemm"], "x")
+        yield line(part, "package with PyTorch's layers / package", s["without oneDNN"] / s["package"], "x")
         for fast in ("+".join(fast) for fast in FAST):
             yield line(part, f"package / its fast mode {fast}", s["package"] / s[fast], "x", ">= 4" if fast in ("4s3", "3s3") else "")
         for which in ("package", "plain", "batches", "loop"):
@@ -97,7 +108,7 @@ def windows(o):
 
 
 def unit_rows(rng, *shape):
-    return torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal(shape, np.float32)), dim=-1)
+    return F.normalize(torch.from_numpy(rng.standard_normal(shape, np.float32)), dim=-1)
 
 
 def judged(n, side):

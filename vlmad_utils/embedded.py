@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from . import dinov2, sources
+from .products import OneDNN
 from .tower import Backbone
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "embedded"
@@ -153,7 +154,8 @@ class Embedded(Backbone):
 
     @torch.inference_mode()
     def encode_text(self, prompts):
-        return self.heads.text(self.sentences(prompts).to(self.device)).float().cpu()
+        with OneDNN():
+            return self.heads.text(self.sentences(prompts).to(self.device)).float().cpu()
 
     def text_tower(self):
         """MiniLM and the text head as a differentiable tower, for learned prompts (AnomalyCLIP)."""

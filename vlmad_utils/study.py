@@ -23,7 +23,7 @@ from tqdm import tqdm
 from . import data, features, files, metrics, prompts
 from .methods import upsample
 
-CODE = ("study", "metrics", "bootstrap", "windows", "images", "methods/*")  # modules whose change makes rows anew
+CODE = ("study", "metrics", "bootstrap", "windows", "images", "products", "methods/*")  # modules whose change makes rows anew
 KEYS = ["dataset", "category", "method", "backbone", "k_shot", "seed", "prompts"]
 
 

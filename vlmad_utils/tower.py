@@ -8,13 +8,13 @@ blocks, text-aligned patches, window embeddings) and prompts into text embedding
 import hashlib
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .products import OneDNN
 from .windows import window_indices, window_spec
 
 AFTER_NORM = ("final", "cls")  # what stands for a block's number: patch tokens, or CLS, after the last norm
@@ -168,7 +168,7 @@ class Backbone(ABC):
                                  f"{min(self.grid)} patches, found {window!r}.")
 
     def precision_context(self):
-        return nullcontext() if self.precision == "fp32" else torch.autocast(
+        return OneDNN() if self.precision == "fp32" else torch.autocast(
             torch.device(self.device).type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
 
     def _set_fingerprint(self, module_states, **facts):

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from sklearn.decomposition import PCA
 
+from ..products import linear
 from . import Scores, batches, tensor, unit
 
 BUDGET = 2**24  # similarities held at once: 64 MB
@@ -46,7 +47,7 @@ def nearest(query, memory, k=1):
                          "with the same backbone and block.")
     flat, parts = query.reshape(-1, query.shape[-1]), []
     for rows in flat.split(max(1, BUDGET // len(memory))):
-        cosines = rows @ memory.T
+        cosines = linear(rows, memory)  # rows @ memory.T
         parts.append(cosines.max(dim=-1, keepdim=True) if k == 1 else cosines.topk(k, dim=-1))  # the same, but faster
     cosine, index = torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
     shape = (*query.shape[:-1], k)
