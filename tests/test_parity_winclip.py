@@ -63,8 +63,7 @@ def test_few_shot(shots):
     maps = winclip.visual_maps(encoded("test"), references(shots))
     close(maps["patch"], R[f"{few}_patch_association"])
     for k in (2, 3):
-        memory = references(shots).windows[k].flatten(0, 1)
-        close(winclip.association(encoded("test").windows[k], memory), R[f"{few}_window{k}_association"])
+        close(winclip.association(encoded("test"), references(shots), k), R[f"{few}_window{k}_association"])
         close(maps[k], R[f"{few}_window{k}_map"])
     close(maps["visual"], R[f"{few}_visual_map"])
     scores = winclip.few_shot(encoded("test"), references(shots), TEXT[""])

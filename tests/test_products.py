@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from fixtures import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_utils import backbones, products
+from vlmad_utils import products
 
 needed = pytest.mark.skipif(not (products._ONEDNN and torch.backends.mkldnn.is_available()), reason="this build of PyTorch has no oneDNN")
 

@@ -86,10 +86,15 @@ def test_zero_votes_win_and_negative_ones_are_refused():
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
 def test_association_runs_from_zero_to_one():
-    vectors = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(winclip.association(vectors, vectors * 3), torch.zeros(5), atol=1e-6)
-    assert torch.allclose(winclip.association(vectors[:1], -vectors[:1]), torch.ones(1))
-    assert (winclip.association(vectors, vectors) >= 0).all()
+    vectors = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    def association(query, memory):
+        query, memory = (Arrays(x[:, 0], (1, x.shape[1]), windows={2: x}) for x in (query, memory))
+        return winclip.association(query, memory, 2)
+    assert torch.allclose(association(vectors, vectors * 3), torch.zeros(5), atol=1e-6)
+    assert torch.allclose(association(vectors[:, :1], -vectors[:, :1]), torch.ones(1))
+    assert (association(vectors, vectors) >= 0).all()
+    assert torch.equal(association(vectors, torch.cat([-vectors, vectors])), association(vectors, vectors))  # the nearest of both
 
 
 def test_temperature_leaves_image_auroc_and_moves_maps():

@@ -5,8 +5,8 @@ DINOv2 ViT-S/14 sees, all-MiniLM-L6-v2 reads, and the heads of :class:`Heads` (d
 (frozen towers), SAIL (small heads) and dino.txt (patches and image aligned together).
 """
 
-import json
 import functools
+import json
 import math
 from pathlib import Path
 

@@ -54,23 +54,30 @@ def nearest(query, memory, k=1):
     return (1 - cosine).clamp(min=0).reshape(shape), index.reshape(shape)
 
 
-def reference_distance(features, references, block):
+def reference_distance(features, references, name, kind="tokens"):
     """Cosine distance of each test token to the nearest token of K reference images: (B, N) float32 in [0, 2].
 
+    Parameters
+    ----------
+    name : block, or size of windows
+    kind : "tokens", or "windows" for (B, W) distances of window embeddings
+
+    Notes
+    -----
     The references are searched one by one, and what each gives is remembered while there is room: a draw of 8 holds that
     of 4, and draws of different seeds meet again.
     """
     parts = []
     for part in batches(features):
-        names = [(part.identity, block, references[i].identity or i) for i in range(len(references))]
-        new = [i for i, name in enumerate(names) if name not in _KNOWN]
-        banks = references[new].tokens[block] if new else ()
-        query = part.tokens[block] if new else None
-        found = {names[i]: nearest(query, bank)[0][..., 0] for i, bank in zip(new, banks)}
-        found = [found[name] if name in found else _KNOWN[name] for name in names]
+        keys = [(part.identity, kind, name, references[i].identity or i) for i in range(len(references))]
+        new = [i for i, key in enumerate(keys) if key not in _KNOWN]
+        banks = getattr(references[new], kind)[name] if new else ()
+        query = getattr(part, kind)[name] if new else None
+        found = {keys[i]: nearest(query, bank)[0][..., 0] for i, bank in zip(new, banks)}
+        found = [found[key] if key in found else _KNOWN[key] for key in keys]
         parts.append(torch.stack(found).amin(dim=0))
         if part.identity is not None and references.identity is not None:
-            _KNOWN.update(zip(names, found))
+            _KNOWN.update(zip(keys, found))
             while len(_KNOWN) * found[0].nbytes > KEPT:
                 _KNOWN.popitem(last=False)
     return torch.cat(parts)

@@ -12,7 +12,7 @@ import torch
 
 from ..windows import window_indices
 from . import Scores, anomaly_probability, batches, tensor
-from .memory_bank import nearest
+from .memory_bank import reference_distance
 from .tiling import five_crops, merge_tiles, tiles
 
 __all__ = ["harmonic", "spread", "combine", "image_score", "zero_shot", "association", "visual_maps", "few_shot",
@@ -138,12 +138,21 @@ def zero_shot(features, prototypes, temperature=0.07, windows=(2, 3), image_scal
                   "probability of the anomalous prompts", "training-free")
 
 
-def association(query, memory):
-    """Half the cosine distance to the nearest memory vector: (..., D), (M, D) -> (...) in [0, 1].
+def association(features, references, name, kind="windows"):
+    """Half the cosine distance to the nearest vector of the references, over all positions of all of them.
 
-    Over all positions of all references. Source: WinCLIP, reference association.
+    Parameters
+    ----------
+    features, references : encoded images, B and K of them
+    name, kind : a size of "windows", or a block of "tokens"
+
+    Returns
+    -------
+    (B, W) or (B, N) float32 in [0, 1]
+
+    Source: WinCLIP, reference association.
     """
-    return nearest(query, memory)[0][..., 0] / 2
+    return reference_distance(features, references, name, kind) / 2
 
 
 def visual_maps(features, references, windows=(2, 3), token="final", within="harmonic"):
@@ -163,18 +172,11 @@ def visual_maps(features, references, windows=(2, 3), token="final", within="har
     Source: WinCLIP+, multi-scale visual memory (M^W).
     """
     grid = tuple(features.grid)
-    memory = {k: tensor(references.windows[k]).flatten(0, 1) for k in windows}
+    maps = {k: spread(association(features, references, k), window_indices(grid, k), grid, within) for k in windows}
     if token is not None:
-        memory["patch"] = tensor(references.tokens[token]).flatten(0, 1)
-    if not memory:
+        maps["patch"] = association(features, references, token, "tokens").unflatten(1, grid)
+    if not maps:
         raise ValueError("WinCLIP+ needs at least one memory: windows=() with token=None leaves none.")
-    parts = {scale: [] for scale in memory}
-    for part in batches(features):
-        for scale, bank in memory.items():
-            distance = association(part.tokens[token] if scale == "patch" else part.windows[scale], bank)
-            parts[scale].append(distance.unflatten(1, grid) if scale == "patch" else
-                                spread(distance, window_indices(grid, scale), grid, within))
-    maps = {scale: torch.cat(p) for scale, p in parts.items()}
     maps["visual"] = torch.stack(list(maps.values())).mean(dim=0)
     return maps
 
