@@ -53,6 +53,11 @@ def test_a_missing_data_set_says_where_to_get_it(tmp_path, name):
         assert said in str(error.value)
 
 
+def test_the_licence_line_names_each_set_once():
+    assert data.licences("elpv") == "elpv, CC BY-NC-SA 4.0"
+    assert data.licences(["textile", "elpv", "textile"]) == "textile, MIT; elpv, CC BY-NC-SA 4.0"
+
+
 def test_readme_names_every_data_set_and_licence():
     text = (sources.REPOSITORY / "data" / "README.md").read_text(encoding="utf-8")
     for layout in layouts.DATASETS.values():

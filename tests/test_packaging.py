@@ -107,5 +107,19 @@ def test_figures_and_captions_are_complete_both_ways():
     assert pictures == set(captions) == {p.stem for p in (book.ROOT / "figures").glob("*.pdf")}
 
 
+def test_pictures_of_data_carry_their_licence():
+    captions, seen = yaml.safe_load((book.ROOT / "figures/captions.yaml").read_text()), 0
+    for path in book.notebooks():
+        if path.name.startswith("60_"):  # the reader's own pictures
+            continue
+        for cell in nbformat.read(path, as_version=4).cells:
+            if re.search(r"plots\.(overlay|contact_sheet)\(", cell.source):
+                for name in re.findall(r'plots\.save\(fig, f?"(\w+)', cell.source):
+                    found = [entry for key, entry in captions.items() if key.startswith(name)]
+                    assert found and all(entry.get("licence") for entry in found), f"{path.stem}: {name} names no licence"
+                    seen += 1
+    assert seen > 15
+
+
 def test_readme_counts_the_generator_right():
     assert f"{len(FAMILIES)} products, {len(DEFECT_TYPES)} kinds of defect" in (book.ROOT / "README.md").read_text(encoding="utf-8")

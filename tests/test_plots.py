@@ -105,6 +105,17 @@ def test_captions_are_added_updated_and_sorted(tmp_path):
         assert {p.stem for p in tmp_path.glob(f"*.{kind}")} == set(captions)
 
 
+def test_pictures_are_saved_with_their_licence_once(tmp_path):
+    for licence in (None, "MIT"):
+        fig = plots.contact_sheet(list(IMAGES), licence=licence)
+        low = fig.get_figheight()
+        plots.save(fig, "sheet", "Pictures.", out=tmp_path, licence="MIT")
+        assert [t.get_text() for t in fig.texts] == ["Pictures: MIT"]
+        assert fig.get_figheight() - low == pytest.approx(0 if licence else plots.FOOT)
+    fig = plots.save(plots.contact_sheet(list(IMAGES)), "sheet", "Pictures.", out=tmp_path)
+    assert not fig.texts
+
+
 def test_all_heat_maps_share_one_colour_range():
     fig = plots.overlay(IMAGES, MAPS)
     heat = [i for ax in fig.axes for i in ax.images if i.get_cmap() is plots.HEAT]

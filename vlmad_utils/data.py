@@ -232,6 +232,21 @@ def available(root=None):
     return pd.DataFrame(rows, columns=["name", "title", "licence", "masks", "present", "where", "home"])
 
 
+def licences(names):
+    """The line about licences that goes with pictures of data sets.
+
+    Parameters
+    ----------
+    names : of a data set, or of several (e.g. a column), each named once in the line
+
+    Returns
+    -------
+    str, e.g. "elpv, CC BY-NC-SA 4.0; textile, MIT"
+    """
+    names = [names] if isinstance(names, str) else dict.fromkeys(names)
+    return "; ".join(f"{name}, {DATASETS[name].licence}" for name in names)
+
+
 def _places(layout, root):
     """Folders where a data set may be, most wanted first."""
     home = root or os.environ.get("VLMAD_DATA")

@@ -18,6 +18,7 @@ from . import files
 
 STYLE = "vlmad_utils.report"
 COLUMN, PAGE = 3.3, 6.9  # inches: one text column, the whole page
+FOOT = 0.15  # inches, for the licence of pictures
 NORMAL = {"color": "#0173B2", "marker": "o"}
 ANOMALOUS = {"color": "#DE8F05", "marker": "^"}
 METHODS = ["#029E73", "#CC78BC", "#56B4E9", "#CA9161", "#949494", "#ECE133"]  # the rest of the style's cycle
@@ -65,7 +66,7 @@ def overlay(images, maps, masks=None, labels=None, vmin=None, vmax=None, licence
     if not vmin < vmax:
         raise ValueError(f"the colour range is {vmin} to {vmax}; wanted vmin below vmax")
     side = (width - 0.75) / (1 + len(maps))
-    size = (width, rows * side * height / across + 0.3 + (0.15 if licence else 0))
+    size = (width, rows * side * height / across + 0.3 + (FOOT if licence else 0))
     fig, axes = plt.subplots(rows, 1 + len(maps), figsize=size, squeeze=False)
     place = {"extent": (-0.5, across - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
     for i, line in enumerate(axes):
@@ -102,7 +103,7 @@ def contact_sheet(images, titles=None, masks=None, columns=6, licence=None, widt
     rows = -(-len(images) // columns)
     shape = np.median([image.shape[0] / image.shape[1] for image in images])
     text = 0.04 if titles is None else 0.06 + 0.12 * (1 + max(str(title).count("\n") for title in titles))
-    size = (width, rows * (width / columns * shape + text) + (0.15 if licence else 0))
+    size = (width, rows * (width / columns * shape + text) + (FOOT if licence else 0))
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for i, ax in enumerate(axes.flat):
         if i >= len(images):
@@ -201,13 +202,16 @@ def save(fig, name, caption, out=None, notebook=None, licence=None):
 
     name : letters, digits, - and _; caption : names data, n and uncertainty
     out : folder, by default figures/ of the repository, from wherever the notebook runs
-    notebook : the notebook that makes it; licence : of the pictures shown
+    notebook : the notebook that makes it; licence : of the pictures shown, written at their foot
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"the name of the figure is {name!r}; wanted letters, digits, - and _ only")
     if not caption.strip():
         raise ValueError(f"figure {name!r} has no caption; wanted one that names data, n and uncertainty")
     out = Path(FIGURES if out is None else out)
+    if licence and not fig.get_supxlabel():
+        fig.set_figheight(fig.get_figheight() + FOOT)
+        _foot(fig, licence)
     for kind, without in (("pdf", ("CreationDate", "Creator", "Producer")), ("png", ("Software",))):
         buffer = BytesIO()
         fig.savefig(buffer, format=kind, metadata=dict.fromkeys(without))
