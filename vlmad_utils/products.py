@@ -6,13 +6,15 @@ in their last bits. ``torch.backends.mkldnn.enabled = False`` switches it off.
 """
 
 import math
+import platform
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what torch.compile calls for a layer; it has no public name
+# what torch.compile calls for a layer on these processors; it has no public name, and was tried on no others
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if platform.machine() in ("x86_64", "AMD64") else None
 
 
 def linear(x, weight, bias=None):
