@@ -1,7 +1,7 @@
 """WinCLIP against anomalib's WinClip: the same weights and images, each in its own environment, timed in turn.
 
     python -m venv ~/peer && ~/peer/bin/pip install "anomalib[cpu]==2.7.0" "open-clip-torch==2.24.0"
-    python -m vlmad_utils.bench_peers ~/peer/bin/python      writes data/results/bench_peers.csv, ten minutes on two quiet cores
+    python -m vlmad_utils.bench_peers ~/peer/bin/python      writes data/results/bench_peers.csv, fifteen minutes on two quiet cores
 
 Linux only (memory is read from /proc). Weights are random, as only shapes matter here; that both give the same window
 embeddings is checked first.
