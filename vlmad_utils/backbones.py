@@ -49,6 +49,7 @@ class OpenClip(Backbone):
         self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
         blocks = visual.transformer.resblocks
         self.n_blocks = len(blocks)
+        # blocks of the usual build: run and embed_windows take them apart; others run as open_clip runs them
         self.plain = visual.attn_pool is None and all(type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks)
         self.logit_scale = model.logit_scale.exp().item()
         activation = type(blocks[0].mlp.gelu).__name__

@@ -1,8 +1,8 @@
 """Float32 matrix products on a CPU by oneDNN, which PyTorch has for convolutions, in place of MKL, which it has for layers.
 
-On an AMD EPYC with AVX-512 a linear layer took 2.2 times as long by MKL, which seems to use half of the vector width there.
-Which is faster on a machine, ``make bench`` says. Sums differ in the order of their terms only, so results do in their last
-bits. ``torch.backends.mkldnn.enabled = False`` switches it off.
+On an AMD EPYC with AVX-512 a linear layer took about twice as long by MKL, which seems to use half of the vector width there:
+``make bench`` measures it. Sums differ in the order of their terms only, so results do in their last bits.
+``torch.backends.mkldnn.enabled = False`` switches it off.
 """
 
 import math
