@@ -1,9 +1,10 @@
-# make figures   fetch data, run every notebook in order, write figures/
-# make test      unit tests, then the notebooks as tests (nbmake)
+# make figures   fetch data, run every notebook, write figures/ and data/results/
+# make check     lint, format, types and all quick tests: minutes, before each commit
+# make test      all tests, then the notebooks as tests (nbmake)
 # make lab       JupyterLab in the same environment
 # make bench     time and memory as ratios within one run, into data/results/bench.csv
-# make embedded  retrain the embedded vision-language model (data/embedded/)
-# make notebooks re-execute the committed notebooks in place and refresh README and navigation
+# make embedded  retrain the embedded vision-language model
+# make notebooks execute the committed notebooks in place, renew README's table and navigation
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -11,35 +12,48 @@ READY := $(VENV)/.vlmad-installed
 # notebooks (and tests) that run at once, each on its share of the cores; JOBS=1 where memory is short
 JOBS ?= 2
 SHARE = OMP_NUM_THREADS=$$($(RUN) -c "import os; print(max(1, os.cpu_count() // $(JOBS)))")
+NBMAKE = -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=3600
+# 40 measures time and 90 reads what the others stored: they run last, by themselves
+TOGETHER = $(SHARE) $(RUN) $(NBMAKE) -n $(JOBS) --maxschedchunk=1 --ignore-glob='*/40_*' --ignore-glob='*/90_*'
+LAST = $(RUN) $(NBMAKE)
+ALONE = notebooks/40_*.ipynb notebooks/90_*.ipynb
 
-.PHONY: figures test lab bench embedded notebooks data clean
+.PHONY: figures check test lab bench embedded notebooks data clean
 .DELETE_ON_ERROR:
 
 figures: data
-	$(RUN) -m vlmad_utils.book run --jobs $(JOBS)
+	$(TOGETHER) --ignore=notebooks/solutions notebooks
+	$(LAST) $(ALONE)
 
-# 40 measures time and 90 reads what the others stored: they come last, by themselves
+check: data
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(SHARE) $(RUN) -m pytest -n $(JOBS) -m "not slow" tests
+
+# test_results runs once more, on the tables that the notebooks have just written
 test: data
 	$(SHARE) $(RUN) -m pytest -n $(JOBS) tests
-	$(SHARE) $(RUN) -m pytest -n $(JOBS) --maxschedchunk=1 --nbmake --nbmake-timeout=3600 --ignore-glob='*/40_*' --ignore-glob='*/90_*' notebooks
-	$(RUN) -m pytest --nbmake --nbmake-timeout=1800 notebooks/40_*.ipynb notebooks/90_*.ipynb
-	$(RUN) -m pytest tests/test_results.py
+	$(TOGETHER) notebooks
+	$(LAST) $(ALONE)
+	$(RUN) -m pytest tests/notebooks/test_results.py
 
 lab: $(READY)
 	$(RUN) -m jupyterlab notebooks
 
 bench: $(READY)
-	$(RUN) -m vlmad_utils.bench
+	$(RUN) -m benchmarks.speed
 
 embedded: data
-	$(RUN) -m vlmad_utils.embedded_training
+	$(RUN) -m embedded_model.training
 
 notebooks: data
-	$(RUN) -m vlmad_utils.book run --in-place --jobs $(JOBS)
-	$(RUN) -m vlmad_utils.book readme
+	$(TOGETHER) --overwrite notebooks
+	$(LAST) --overwrite $(ALONE)
+	$(RUN) notebooks/publish.py
 
 data: $(READY)
-	$(RUN) -m vlmad_utils.sources
+	$(RUN) -m vlmad_utils.data.fetch
 
 $(READY): pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)

@@ -5,43 +5,21 @@
 A file is written beside its place and renamed, and it carries a checksum: what reads wrong is computed again.
 """
 
-import hashlib
-import os
 import uuid
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from . import files, sources
+from . import paths
 
 LAYOUT = "1"  # layout of the files; part of the path, so that an old store is left alone
 
 
-def store_dir():
-    """Folder of the store: the environment variable VLMAD_STORE, else data/store in the checkout."""
-    return sources.user_folder(os.environ.get("VLMAD_STORE") or Path(__file__).resolve().parents[1] / "data" / "store")
-
-
-def store_folder(store):
-    """Folder that an argument ``store`` means: "auto" is :func:`store_dir`, "~" is expanded."""
-    return store_dir() if isinstance(store, str) and store == "auto" else sources.user_folder(store)
-
-
 class StoreError(OSError):
     """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
-
-
-def content_hash(image):
-    """SHA-256 of a file's bytes, or of an array's shape and bytes, as 40 hex digits."""
-    if isinstance(image, np.ndarray):
-        return hashlib.sha256(f"{image.shape}{image.dtype}".encode() + np.ascontiguousarray(image).tobytes()
-                              ).hexdigest()[:40]
-    with open(image, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:40]
 
 
 _TOLD = set()  # stores of which this process has said that they hold another layout, too
@@ -51,7 +29,7 @@ class DiskStore:
     """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
 
     def __init__(self, folder, fingerprint):
-        folder = sources.user_folder(folder)
+        folder = paths.user_folder(folder)
         self.folder = folder / f"v{LAYOUT}" / fingerprint
         self.name = str(self.folder)
         other = sorted(path.name for path in folder.glob("v[0-9]*") if path.name != f"v{LAYOUT}")
@@ -70,7 +48,7 @@ class DiskStore:
         path = self.path(kind, key)
         array = np.ascontiguousarray(array)
         try:
-            with files.whole(path) as temporary:  # not save_file, whose own temporary file outlives a kill
+            with paths.atomic_write(path) as temporary:  # not save_file, whose own temporary file outlives a kill
                 temporary.write_bytes(save({"x": array}, metadata={"crc32": str(zlib.crc32(array))}))
         except OSError as error:
             raise self._not_writable(error) from error

@@ -6,7 +6,7 @@ from a second, V-V attention stream (DPAM).
 
 What is trained: only :class:`PromptLearner`. What is used: ``zero_shot`` with the two prototypes it gives.
 
-    model = DPAM(backbones.load("ViT-L-14-336", "openai", image_size=518))   # or the embedded model as it is
+    model = DPAM(models.load("ViT-L-14-336", "openai", image_size=518))   # or the embedded model as it is
     feats = features.encode(model, index)                                    # cached under its own fingerprint
     learner, history = train(text_tower(model), feats, masks, labels)
     scores = zero_shot(other_feats, learner.prototypes(), size=(518, 518))
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import Scores, anomaly_probability, batches, smooth, tensor, upsample
-from .dense import DPAM, dpam, resize_positions
-from .text_towers import BertText, OpenClipText, overwritten, text_tower
+from ..models.dense import DPAM, dpam, resize_positions
+from ..models.text_towers import BertText, OpenClipText, overwritten, text_tower
+from .scores import Scores, anomaly_probability, batches, smooth, tensor, upsample
 from .training import dice_loss, fit, focal_loss, load_checkpoint, save_checkpoint
 
 __all__ = ["DPAM", "dpam", "resize_positions", "zero_shot", "PromptLearner", "glocal_loss", "train", "save", "load",

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from . import Scores, anomaly_probability, batches, tensor, upsample
 from .memory_bank import reference_distance, top_mean
+from .scores import Scores, anomaly_probability, batches, tensor, upsample
 from .training import dice_loss, fit, focal_loss, load_checkpoint, save_checkpoint
 
 OFFICIAL_BLOCKS = (6, 12, 18, 24)  # of ViT-L-14-336 at 518 pixels
@@ -229,7 +229,7 @@ def load_official(path, blocks=OFFICIAL_BLOCKS):
 
     Notes
     -----
-    Use them with ``backbones.load("ViT-L-14-336", "openai", image_size=518, quick_gelu=False)``: the official results
+    Use them with ``models.load("ViT-L-14-336", "openai", image_size=518, quick_gelu=False)``: the official results
     have this mismatch: exact GELU with weights that were trained for QuickGELU.
 
     Raises

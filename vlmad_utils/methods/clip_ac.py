@@ -7,8 +7,8 @@ the value path of the last block (MaskCLIP), V-V attention (:func:`vv`), windows
 
 import torch
 
-from . import Scores, anomaly_probability, batches, unit
-from .dense import maskclip, vv
+from ..models.dense import maskclip, vv
+from .scores import Scores, anomaly_probability, batches, unit
 
 __all__ = ["zero_shot", "one_class", "maskclip", "vv"]
 

@@ -10,8 +10,8 @@ import torch
 from scipy import ndimage
 from sklearn.decomposition import PCA
 
-from ..products import linear
-from . import Scores, batches, tensor, unit
+from ..models.onednn import linear
+from .scores import Scores, batches, tensor, unit
 
 BUDGET = 2**24  # similarities held at once: 64 MB
 _KNOWN, KEPT = OrderedDict(), 2**28  # distances of test images to single references, and how many bytes of them are kept

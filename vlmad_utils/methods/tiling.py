@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from . import upsample
+from .scores import upsample
 
 
 def five_crops(image, share=0.8):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .. import files
+from .. import paths
 
 
 def focal_loss(probabilities, masks, gamma=2.0, smooth=1e-5):
@@ -70,9 +70,9 @@ def save_checkpoint(module, path, **card):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, found {path.name}.")
-    with files.whole(path) as temporary:
+    with paths.atomic_write(path) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)
-    with files.whole(path.with_suffix(".json")) as temporary:
+    with paths.atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,9 +10,9 @@ that agrees best with the paper.
 
 import torch
 
-from ..windows import window_indices
-from . import Scores, anomaly_probability, batches, tensor
+from ..models.windows import window_indices
 from .memory_bank import reference_distance
+from .scores import Scores, anomaly_probability, batches, tensor
 from .tiling import five_crops, merge_tiles, tiles
 
 __all__ = ["harmonic", "spread", "combine", "image_score", "zero_shot", "association", "visual_maps", "few_shot",

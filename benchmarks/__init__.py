@@ -1,0 +1,1 @@
+"""Speed and memory against peers; tools to time and to measure memory."""

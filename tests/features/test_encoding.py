@@ -1,0 +1,279 @@
+"""The feature store: incremental, rounding, damage, kills, two processes at once."""
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from vlmad_utils import data, features
+from vlmad_utils.features import encoding
+from vlmad_utils.models.backbone import Backbone
+
+
+class Tiny(Backbone):
+    """A cheap tower that counts its passes; every output depends on the pixels."""
+
+    def __init__(self, offset=0.0):
+        self.name, self.device, self.precision = "tiny", "cpu", "fp32"
+        self.image_size, self.grid, self.width, self.dim, self.n_blocks = (32, 32), (4, 4), 6, 5, 3
+        self.mean, self.std, self.logit_scale, self.offset = (0.5,) * 3, (0.5,) * 3, 10.0, offset
+        self.passes = []
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(3 * 64, 6, generator=generator)
+        self.head = torch.randn(6, 5, generator=generator)
+        self._set_fingerprint([{"w": self.weight}], offset=offset)
+
+    def embed(self, pixels):
+        self.passes.append(len(pixels))
+        patches = torch.nn.functional.unfold(pixels, 8, stride=8).transpose(1, 2) @ self.weight
+        return torch.cat([patches.mean(1, keepdim=True), patches], dim=1) + self.offset
+
+    def run(self, tokens, blocks):
+        mixed = tokens + tokens.mean(1, keepdim=True)
+        return mixed * 3, {b: mixed * b for b in blocks}
+
+    def final_norm(self, tokens):
+        return torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])
+
+    def image_head(self, last, taken):
+        return last[:, 0] @ self.head
+
+    def patch_head(self, last, taken, grid):
+        return last[:, 1:] @ self.head
+
+    def encode_text(self, prompts):
+        return torch.ones(len(prompts), 5)
+
+
+@pytest.fixture
+def index(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(9):
+        path = tmp_path / "images" / f"picture {i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return pd.DataFrame({"image_path": paths, "label": 0})
+
+
+def everything(found):
+    return [found.image, found.patches, found.tokens[2], found.tokens["final"], found.windows[2]]
+
+
+ASKED = {"blocks": (2, "final"), "windows": (2,), "progress": False}
+
+
+def test_shapes_and_units(index, tmp_path):
+    found = features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
+    assert [tuple(a.shape) for a in everything(found)] == [(9, 5), (9, 16, 5), (9, 16, 6), (9, 16, 6), (9, 9, 5)]
+    for unit in (found.image, found.patches, found.windows[2]):
+        assert torch.allclose(unit.norm(dim=-1), torch.ones(1), atol=2e-3)
+    assert found.tokens.keys() == [2, "final"] and len(found.windows) == 1
+
+
+def test_second_call_computes_nothing_and_more_computes_the_difference(index, tmp_path):
+    model = Tiny()
+    features.encode(model, index, store=tmp_path, progress=False, patches=False)
+    assert sum(model.passes) == 9
+    features.encode(model, index, store=tmp_path, progress=False, patches=False)
+    assert sum(model.passes) == 9
+    features.encode(model, index.iloc[:4], store=tmp_path, progress=False, windows=(2,))
+    assert sum(model.passes) == 13
+    features.encode(model, index, store=tmp_path, progress=False, windows=(2,))
+    assert sum(model.passes) == 18
+
+
+def test_store_and_memory_give_the_same_numbers(index, tmp_path):
+    disk = features.encode(Tiny(), index, store=tmp_path, batch_size=2, **ASKED)
+    memory = features.encode(Tiny(), index, store=None, batch_size=9, **ASKED)
+    again = features.encode(Tiny(), index, store=tmp_path, **ASKED)
+    for a, b, c in zip(everything(disk), everything(memory), everything(again)):
+        assert torch.equal(a, c)
+        assert torch.allclose(a, b, atol=1e-5)  # another batch size may change the last bit
+
+
+def test_key_is_content_not_name(index, tmp_path):
+    model = Tiny()
+    features.encode(model, index, store=tmp_path / "s", **ASKED)
+    os.rename(index.image_path[0], index.image_path[0] + ".moved.png")
+    moved = index.assign(image_path=[index.image_path[0] + ".moved.png", *index.image_path[1:]])
+    features.encode(model, moved, store=tmp_path / "s", **ASKED)
+    assert sum(model.passes) == 9
+    Image.new("RGB", (40, 48), "red").save(index.image_path[1])
+    features.encode(model, moved, store=tmp_path / "s", **ASKED)
+    assert sum(model.passes) == 10
+
+
+def test_another_model_never_meets_old_numbers(index, tmp_path):
+    a = features.encode(Tiny(), index, store=tmp_path, **ASKED)
+    b = features.encode(Tiny(offset=1.0), index, store=tmp_path, **ASKED)
+    assert not torch.allclose(a.tokens[2], b.tokens[2])
+
+
+def test_selection_is_lazy_and_follows_the_index(index, tmp_path):
+    found = features.encode(Tiny(), index, store=tmp_path, **ASKED)
+    mask = np.arange(9) % 2 == 1
+    assert torch.equal(found[mask].image, found.image[mask])
+    assert torch.equal(found[2:5].windows[2], found.windows[2][2:5])
+    assert list(found[mask].index.image_path) == list(index.image_path[mask])
+    assert torch.equal(found[np.array([3, 0])].image, found.image[[3, 0]])
+    with pytest.raises(KeyError, match="windows-3.*blocks="):
+        found.windows[3]
+
+
+def test_arrays_instead_of_files(tmp_path):
+    images = [np.full((20, 20, 3), v, np.uint8) for v in (0, 100, 100)]
+    model = Tiny()
+    found = features.encode(model, images, store=tmp_path, progress=False)
+    assert len(found) == 3 and sum(model.passes) == 2  # equal pictures are encoded once
+    assert torch.equal(found.image[1], found.image[2])
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
+def test_damaged_files_are_found_and_computed_again(index, tmp_path, damage):
+    good = features.encode(Tiny(), index, store=tmp_path, **ASKED)
+    expected = good.patches
+    path = good.store.path("patches", good.keys[3])
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(content[:-7])
+    elif damage == "flip":
+        content[-5] ^= 0x10
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = features.encode(Tiny(), index, store=tmp_path, **ASKED).patches
+    assert torch.equal(found, expected)
+    assert damage == "delete" or any("damaged" in str(w.message) for w in seen)
+
+
+def test_unreadable_image_is_named_and_the_rest_is_kept(index, tmp_path):
+    with open(index.image_path[4], "wb") as file:
+        file.write(b"not an image")
+    model = Tiny()
+    with pytest.raises(data.DataError, match="picture 4.png"):
+        features.encode(model, index, store=tmp_path, **ASKED)
+    with pytest.warns(UserWarning, match="left out"):
+        found = features.encode(model, index, store=tmp_path, on_error="skip", **ASKED)
+    assert len(found) == 8 and len(found.index) == 8
+    assert sum(model.passes) == 8  # nothing was encoded twice
+
+
+def test_bad_requests_say_what_exists(index):
+    with pytest.raises(ValueError, match="blocks 1..3"):
+        features.encode(Tiny(), index, blocks=(4,), store=None)
+    with pytest.raises(ValueError, match=r"\(4, 4\) grid"):
+        features.encode(Tiny(), index, windows=(5,), store=None)
+
+
+def test_disk_need_is_that_of_the_files_but_for_their_headers(index, tmp_path):
+    features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
+    files = list((tmp_path / "store").rglob("*.safetensors"))
+    asked = {key: value for key, value in ASKED.items() if key != "progress"}
+    over = sum(path.stat().st_size for path in files) - features.disk_need(Tiny(), len(index), **asked)
+    assert len(files) == 5 * len(index) and 0 < over < 130 * len(files)
+
+
+def _fill(index, folder, pause):
+    torch.set_num_threads(1)
+    model = Tiny()
+    embed = model.embed
+    model.embed = lambda pixels: (time.sleep(pause), embed(pixels))[1]
+    features.encode(model, index, store=folder, batch_size=1, **ASKED)
+
+
+def test_two_processes_fill_it_at_once_and_a_kill_leaves_nothing_wrong(index, tmp_path):
+    expected = everything(features.encode(Tiny(), index, store=None, batch_size=1, **ASKED))
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_fill, args=(index, tmp_path / "s", 0.05)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    killed = context.Process(target=_fill, args=(index, tmp_path / "s", 0.2))
+    killed.start()
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "s").rglob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    for worker in (*workers, killed):
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    found = features.encode(Tiny(), index, store=tmp_path / "s", batch_size=1, **ASKED)
+    assert all(torch.equal(a, b) for a, b in zip(everything(found), expected))
+
+
+def test_what_another_process_stores_meanwhile_is_not_encoded_again(index, tmp_path):
+    class Slow(Tiny):  # while its first batch is in the tower, another process stores all that is wanted
+        def embed(self, pixels):
+            if not self.passes:
+                other.append(features.encode(Tiny(), index, store=tmp_path / "store", progress=False))
+            return super().embed(pixels)
+
+    model, other = Slow(), []
+    found = features.encode(model, index, store=tmp_path / "store", batch_size=2, progress=False)
+    assert len(index) > 2 and model.passes == [2] and torch.equal(found.image, other[0].image)
+
+
+def test_a_batch_too_large_for_memory_goes_in_halves():
+    class Small(Tiny):
+        def encode_image(self, pixels, **wanted):
+            if len(pixels) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode_image(pixels, **wanted)
+
+    images = [np.full((32, 32, 3), i, np.uint8) for i in range(7)]
+    small, roomy = (features.encode(model, images, windows=(2,), store=None, batch_size=7, progress=False) for model in (Small(), Tiny()))
+    assert torch.equal(small.windows[2], roomy.windows[2]) and torch.equal(small.image, roomy.image)
+
+    class Full(Tiny):
+        def encode_image(self, pixels, **wanted):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        features.encode(Full(), images, store=None, progress=False)
+
+
+def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
+    read, seen = [], []
+    load = encoding._load
+    monkeypatch.setattr(encoding, "_load", lambda model, item: (read.append(1), load(model, item))[1])
+
+    class Watching(Tiny):
+        def encode_image(self, pixels, **wanted):
+            seen.append(len(read))
+            return super().encode_image(pixels, **wanted)
+
+    images = [np.full((32, 32, 3), i, np.uint8) for i in range(20)]
+    ahead = features.encode(Watching(), images, store=None, batch_size=2, progress=False)
+    assert len(read) == 20 and len(seen) == 10 and all(n <= 2 * (i + 3) for i, n in enumerate(seen))
+    one_by_one = features.encode(Tiny(), images, store=None, batch_size=20, progress=False)
+    assert torch.allclose(ahead.image, one_by_one.image, atol=1e-6)
+
+
+def test_pixels_for_a_gpu_are_pinned(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(len(self)), self)[1])
+
+    class Far(Tiny):
+        def encode_image(self, pixels, **wanted):
+            self.device = "cpu"
+            try:
+                return super().encode_image(pixels, **wanted)
+            finally:
+                self.device = "cuda"
+
+    images, far = [np.full((32, 32, 3), i, np.uint8) for i in range(3)], Far()
+    far.device = "cuda"
+    features.encode(far, images, store=None, batch_size=2, progress=False)
+    assert pinned == [2, 1]

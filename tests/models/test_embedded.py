@@ -1,0 +1,184 @@
+"""The embedded model: exact conversion of the tower, heads, words, training steps."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from embedded_model import captions, training
+from vlmad_procedural import generate
+from vlmad_utils import models, paths
+from vlmad_utils.models import dinov2, embedded, prompts
+
+RAW = paths.raw_dir()
+fetched = pytest.mark.skipif(not (RAW / "dinov2").exists(), reason="the towers are not fetched; run make data")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load("embedded")
+
+
+@fetched
+def test_conversion_is_exact_against_the_onnx_graph():
+    """Same position table in, same tokens out. (timm and the exporter interpolate positions differently, so the
+    embedded positions of the graph are fed to timm's blocks, and the patch projection is compared by itself.)"""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    graph = onnx.load(str(next((RAW / "dinov2").rglob("*.onnx"))))
+    for name in ("/backbone/embeddings/Add_output_0", "/backbone/layernorm/Add_1_output_0",
+                 "/backbone/embeddings/patch_embeddings/Transpose_output_0"):
+        graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+    _, start, last, patches = (torch.from_numpy(a) for a in
+                               runtime.InferenceSession(graph.SerializeToString()).run(None, {"input_image": pixels}))
+    tower = dinov2.load_tower()
+    with torch.inference_mode():
+        assert (tower.norm(tower.blocks(start)) - last).abs().max() < 1e-4
+        assert (tower.patch_embed(torch.from_numpy(pixels)).flatten(1, 2) - patches).abs().max() < 1e-4
+        assert tower.pos_embed.shape == (1, 1 + 37 * 37, 384)
+        whole = tower.forward_features(torch.from_numpy(pixels))
+    assert F.cosine_similarity(whole, last, dim=-1).min() > 0.99
+
+
+@fetched
+def test_shapes_units_and_windows(model):
+    image = generate.sample("leather", "hole", seed=3)[0]
+    out = model.encode_image(model.preprocess(image)[None], blocks=(6, "final"), windows=(2, 3), patches=True)
+    assert {k: tuple(v.shape) for k, v in out.items()} == {
+        "image": (1, 256), "tokens-6": (1, 256, 384), "tokens-final": (1, 256, 384), "patches": (1, 256, 256),
+        "windows-2": (1, 225, 256), "windows-3": (1, 196, 256)}
+    for name in ("image", "patches", "windows-2", "windows-3"):
+        assert torch.allclose(out[name].norm(dim=-1), torch.ones(1), atol=1e-4)
+    assert out["windows-2"][0].std(0).max() > 1e-3 and not model.is_clip
+
+
+@fetched
+def test_size_is_a_multiple_of_the_patch():
+    assert models.load("embedded", image_size=448).grid == (32, 32)
+    assert models.load("embedded", image_size=448).fingerprint != models.load("embedded").fingerprint
+    with pytest.raises(ValueError, match="multiple of 14.*224"):
+        models.load("embedded", image_size=225)
+
+
+@fetched
+def test_prompts_matter_and_unseen_synonyms_point_the_same_way(model):
+    winclip = prompts.prototypes(model, "leather", "winclip")
+    unseen = prompts.prototypes(model, "leather", {side: list(s) for side, s in captions.HELD_OUT_SYNONYMS.items()})
+    assert F.cosine_similarity(winclip[1] - winclip[0], unseen[1] - unseen[0], dim=0) > 0.7
+    image, mask = generate.sample("leather", "hole", seed=3, area=0.03, contrast=1.0)
+    patches = model.encode_image(model.preprocess(image)[None], patches=True)["patches"][0]
+    heat = patches @ (winclip[1] - winclip[0])
+    inside = F.avg_pool2d(torch.from_numpy(mask).float()[None, None], 14).flatten() > 0.5
+    assert heat[inside].mean() > heat[~inside].mean() + heat.std()
+
+
+@fetched
+def test_text_does_not_depend_on_the_batch(model):
+    words = ["a photo of a leather.", "damaged leather", "a close-up photo of the very long described object in a scene"]
+    together = model.encode_text(words)
+    alone = torch.cat([model.encode_text([w]) for w in words])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@fetched
+def test_text_tower_for_learned_prompts(model):
+    tower = model.text_tower()
+    ids, mask = tower.tokenize(["damaged leather"])
+    embeddings = tower.embed_tokens(ids).requires_grad_(True)
+    out = tower.encode_embeddings(embeddings, ids, mask)
+    assert torch.allclose(out.detach(), model.encode_text(["damaged leather"]), atol=1e-5)
+    out.sum().backward()
+    assert embeddings.grad.abs().sum() > 0
+
+
+def test_shipped_heads_are_small_hashed_and_carded(tmp_path):
+    heads, card = embedded.load_heads()
+    weights = embedded.FOLDER / "heads.safetensors"
+    assert weights.stat().st_size <= 8e6 and sum(card["recipe"]["images"].values()) > 0
+    assert sum(p.numel() for p in heads.parameters()) < 4e6
+    (tmp_path / "heads.safetensors").write_bytes(weights.read_bytes()[:-1] + b"x")
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="SHA-256"):
+        embedded.load_heads(tmp_path)
+    with pytest.raises(FileNotFoundError, match="make embedded"):
+        embedded.load_heads(tmp_path / "none")
+
+
+def test_training_never_sees_what_evaluates():
+    rows = training.plan(204, seed=5)
+    assert {generate.FAMILIES[f].role for f in rows.family} == {"train"}
+    assert {generate.DEFECT_TYPES[d].role for d in rows.defect if d != "good"} == {"train"}
+    assert (rows.defect[1::2] == "good").all() and (rows.family[::2].to_numpy() == rows.family[1::2].to_numpy()).all()
+    assert rows.equals(training.plan(204, seed=5))
+    words = " ".join([*captions.NORMAL_STATES, *captions.ANOMALOUS_STATES,
+                      *(p for d, k in generate.DEFECT_TYPES.items() if k.role == "train" for p in captions.defect_phrases(d))])
+    assert not any(word in words for word in ("pristine", "ruined", "marred"))
+
+
+def test_style_shift_moves_all_patches_of_an_image_alike():
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, 6)
+    moved = training.shift_style(x, 1.0) - x
+    assert moved.abs().max() > 0.1
+    assert torch.allclose(moved[:, 1:], moved[:, 1:2].expand(-1, 4, -1), atol=1e-6)  # every patch alike
+    assert torch.equal(training.shift_style(x, 0.0), x)
+
+
+def test_batches_mix_sizes_and_keep_pairs_together():
+    found = training.batches_of([20, 10], 4, np.random.default_rng(0))
+    assert [sum(n == number for n, _ in found) for number in (0, 1)] == [5, 2]
+    assert all((ix[::2] + 1 == ix[1::2]).all() and (ix[::2] % 2 == 0).all() for _, ix in found)
+    assert sorted(np.concatenate([ix for n, ix in found if n == 0])) == list(range(20))
+    assert [n for n, _ in found] != sorted(n for n, _ in found)
+
+
+class FakeBank:
+    """Random sentence embeddings in place of MiniLM's."""
+
+    def __init__(self):
+        self.defects = ["crack", "cut"]
+        self.nouns = {f: np.array([0]) for f in (*generate.FAMILIES, "object", "other")}
+        self.states = {k: np.arange(4) + 10 * i for i, k in enumerate(["good", "bad", *generate.DEFECT_TYPES])}
+        self.table = F.normalize(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def __call__(self, noun, state, rng):
+        return self.table[torch.as_tensor(np.asarray(noun) + np.asarray(state))]
+
+
+def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = training.plan(32, seed=1)
+    rows.loc[rows.defect != "good", "defect"] = "crack"
+    coverage = torch.zeros(32, 16)
+    coverage[::2, :3] = 1.0
+    x = torch.randn(32, 17, 1152, generator=generator)
+    x[::2, 1:4] += 1.5  # faulty patches look different
+    larger = torch.cat([x, x[:, 1:]], 1)[:16]  # a second image size, with more patches
+    groups = [(rows, x, coverage), (rows[:16], larger, torch.cat([coverage, coverage], 1)[:16])]
+    recipe = {**training.RECIPE, "epochs": 4, "batch_size": 16}
+    said = []
+
+    def run(checkpoint=None, epochs=4):
+        return training.fit(groups, FakeBank(), {**recipe, "epochs": epochs}, seed=3, checkpoint=checkpoint,
+                                     report=lambda *a, **k: said.append(a[0]))
+
+    whole = run().state_dict()
+    assert all(torch.equal(whole[k], v) for k, v in run().state_dict().items())
+    first, last = (float(line.split("patch_focal ")[1].split()[0]) for line in (said[0], said[3]))
+    assert last < first
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(*a, **k):
+        said.append(a[0])
+        if "epoch 3/4" in a[0]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        training.fit(groups, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two)
+    resumed = run(tmp_path / "c.pt").state_dict()
+    assert all(torch.allclose(whole[k], v, atol=1e-6) for k, v in resumed.items())

@@ -1,0 +1,159 @@
+"""Prompt ensembles as data, and text prototypes against anomalib and APRIL-GAN."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fixtures.tiny import arrays, close, model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmad_utils.models import prompts
+
+R = arrays("text")
+
+
+class Counting:
+    """A text model whose embedding depends on the characters only; it remembers what it was asked."""
+
+    def __init__(self, fingerprint=None):
+        self.seen = []
+        if fingerprint:
+            self.fingerprint = fingerprint
+
+    def encode_text(self, texts):
+        self.seen += texts
+        rows = [np.random.default_rng(list(t.encode())).normal(size=6) * (1 + len(t)) for t in texts]
+        return torch.tensor(np.array(rows))
+
+
+@pytest.mark.parametrize("ensemble, normal, anomalous", [
+    ("winclip", 154, 88), ("winclip-21", 147, 84), ("april-gan", 245, 175), ("clip-ac", 1, 1),
+    ("clip-ac-ensemble", 80, 80), ("one-class", 1, 0), ("winclip-states", 7, 4)])
+def test_sizes(ensemble, normal, anomalous):
+    sides = prompts.compose("metal nut", ensemble)
+    assert [len(side) for side in sides] == [normal, anomalous]
+    if ensemble != "winclip-21":
+        assert len(set(sides[0] + sides[1])) == normal + anomalous  # all distinct
+    assert all("metal nut" in text and "{" not in text for side in sides for text in side)
+
+
+def test_the_two_template_lists_differ_as_recorded():
+    full, short = prompts.library()["templates"]["winclip"], prompts.library()["templates"]["winclip-21"]
+    assert len(full) == len(set(full)) == 22 and len(short) == 21 and len(set(short)) == 20
+    assert set(full) - set(short) == {"a cropped photo of a {}.", "a jpeg corrupted photo of a {}."}
+    assert short.count("a jpeg corrupted photo of the {}.") == 2
+    assert len(set(prompts.library()["templates"]["april-gan"])) == 35
+
+
+def test_prompts_equal_the_reference_list():
+    for side, name in zip(prompts.compose("metal_nut", "winclip-21"), ("normal", "anomalous"), strict=True):
+        assert side == R[f"prompts_{name}_metal_nut"].tolist()
+        tokens = R[f"tokens_{name}_metal_nut"]
+        assert torch.equal(model().tokenizer(side)[:, :tokens.shape[1]], tokens)
+        close(model().encode_text(side), R[f"prompt_embeddings_{name}_metal_nut"])
+
+
+@pytest.mark.parametrize("name", ["object", "metal_nut", "carpet"])
+def test_prototypes_equal_the_references(name):
+    found = prompts.prototypes(model(), name, "winclip-21", normalise_first=False)
+    close(found, F.normalize(R[f"anomalib_mean_{name}"], dim=-1))
+    close(prompts.prototypes(model(), name, "april-gan"), R[f"aprilgan_mean_{name}"])
+
+
+def test_normalising_first_changes_the_direction():
+    found = prompts.prototypes(model(), "metal_nut", "winclip-21")
+    close(found, R["own_normalised_mean_metal_nut"])
+    raw = prompts.prototypes(model(), "metal_nut", "winclip-21", normalise_first=False)
+    assert (found - raw).abs().max() == pytest.approx(0.015, rel=0.05)  # recorded in the fixture's README
+
+
+def test_class_names():
+    assert prompts.class_name("metal_nut") == "metal_nut"
+    assert prompts.class_name("metal_nut", "spaces") == "metal nut"
+    assert prompts.class_name("pcb3", "promptad") == "printed circuit board"
+    assert prompts.class_name("bracket_white", "promptad") == "bracket white"
+    assert prompts.compose("pcb1", "clip-ac", class_names="promptad")[0] == ["normal printed circuit board"]
+    with pytest.raises(ValueError, match="raw, spaces or promptad"):
+        prompts.class_name("pcb1", "words")
+
+
+def test_own_lists_and_extra_states():
+    own = {"normal": ["good {}"], "anomalous": ["bent {}", "cut {}"], "templates": ["an x-ray of a {}.", "{}"]}
+    assert prompts.compose("pin", own) == (["an x-ray of a good pin.", "good pin"],
+                                           ["an x-ray of a bent pin.", "bent pin", "an x-ray of a cut pin.", "cut pin"])
+    more = prompts.compose("pcb", "clip-ac", extra_states={"anomalous": ["{} with bad soldering"]})
+    assert more == (["normal pcb"], ["anomalous pcb", "pcb with bad soldering"])
+    assert len(prompts.library()["states"]["clip-ac"]["anomalous"]) == 1  # the library itself is unchanged
+
+
+@pytest.mark.parametrize("ensemble, extra, words", [
+    ("winclip+", None, "No prompt ensemble"), ({"good": ["{}"]}, None, "good"),
+    ({"normal": ["flat"]}, None, "one '{}'"), ({"normal": []}, None, "no normal prompts"),
+    ("winclip", {"templates": ["{}"]}, "templates"),
+    ({"normal": ["{} {}"]}, None, "one '{}'")])
+def test_mistakes_are_named(ensemble, extra, words):
+    with pytest.raises(ValueError, match=words):
+        prompts.compose("nut", ensemble, extra_states=extra)
+
+
+def test_each_distinct_prompt_is_encoded_once():
+    clip = Counting("a")
+    prompts._CACHE.pop("a", None)
+    requests = {(c, e): (c, e) for c in ("nut", "tile") for e in ("winclip", "winclip-21", "april-gan", "clip-ac")}
+    table = prompts.many(clip, requests)
+    assert len(clip.seen) == len(set(clip.seen))
+    assert all(table[key].shape == (2, 6) for key in requests)
+    seen = len(clip.seen)
+    again = prompts.prototypes(clip, "nut", "winclip")
+    assert len(clip.seen) == seen and torch.equal(again, table["nut", "winclip"])
+    assert not torch.equal(again, prompts.prototypes(Counting("b"), "tile", "winclip"))
+    prompts._CACHE.pop("a"), prompts._CACHE.pop("b")
+
+
+def test_text_is_kept_on_disk_and_mended(tmp_path):
+    def ask(**options):
+        prompts._CACHE.pop("c", None)  # as in another process
+        clip = Counting("c")
+        return prompts.prototypes(clip, "nut", "clip-ac", store=tmp_path, **options), len(clip.seen)
+
+    found, seen = ask()
+    again, none = ask()
+    assert seen == 2 and none == 0 and torch.equal(found, again)
+    file = next(tmp_path.rglob("text/**/*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="computed again"):
+        mended, one = ask()
+    assert one == 1 and torch.equal(found, mended)
+    assert ask(extra_states={"anomalous": ["bent {}"]})[1] == 2  # another list: the file of that side is not read for it
+    prompts._CACHE.pop("c")
+
+
+def test_a_model_without_fingerprint_is_not_cached():
+    clip = Counting()
+    prompts.prototypes(clip, "nut", "clip-ac")
+    prompts.prototypes(clip, "nut", "clip-ac")
+    assert len(clip.seen) == 4
+
+
+def test_one_class_gives_one_row():
+    assert prompts.prototypes(Counting(), "nut", "one-class").shape == (1, 6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(min_size=1, max_size=20), st.sampled_from(["winclip", "april-gan", "clip-ac"]))
+def test_any_object_name(name, ensemble):
+    """Braces, percent signs and other scripts in a name are put in as they are."""
+    normal, anomalous = prompts.compose(name, ensemble)
+    assert all(name in text for text in normal + anomalous)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(4)), st.booleans())
+def test_order_of_states_does_not_matter(order, normalise_first):
+    states = prompts.library()["states"]["winclip"]["anomalous"]
+    base = {"normal": ["{}"], "anomalous": states}
+    shuffled = {"normal": ["{}"], "anomalous": [states[i] for i in order]}
+    one, two = (prompts.prototypes(Counting(), "nut", e, normalise_first) for e in (base, shuffled))
+    assert torch.allclose(one, two, atol=1e-6)
+    assert torch.allclose(one.norm(dim=-1), torch.ones(2), atol=1e-6)

@@ -1,0 +1,175 @@
+"""Dense features of an open_clip ViT for maps against text: MaskCLIP, V-V attention, and AnomalyCLIP's DPAM.
+
+Raw patch tokens of CLIP's last block do not say what is where. Their value path does (MaskCLIP), and attention between
+values (q = k = v) gathers similar patches instead of mixing in the global content. All of it reads the frozen tower.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .openclip import OpenClip
+
+
+def value_attention(block, x, attend="vv"):
+    """Attention of one residual block of an open_clip tower, from its value path only.
+
+    Parameters
+    ----------
+    block : open_clip ResidualAttentionBlock
+    x : (B, 1 + N, C), already through ``block.ln_1``
+    attend : "vv" sets q = k = v (softmax of v v^T / sqrt(head width), times v); "self" lets each token see only itself
+
+    Returns
+    -------
+    (B, 1 + N, C), after the block's output projection
+    """
+    attention = block.attn
+    if not isinstance(attention, torch.nn.MultiheadAttention):
+        raise ValueError(f"V-V attention reads an nn.MultiheadAttention, found {type(attention).__name__}: use an "
+                         "open_clip ViT with plain blocks, e.g. ViT-B-16-plus-240.")
+    width = attention.embed_dim
+    value = F.linear(x, attention.in_proj_weight[2 * width:], attention.in_proj_bias[2 * width:])
+    if attend == "vv":
+        heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (B, heads, 1 + N, C / heads)
+        value = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+    return attention.out_proj(value)
+
+
+def default_first_block(n_blocks):
+    """Block from which attention is V-V: 6 of 24 in the paper's ViT-L, the same share elsewhere."""
+    return max(1, round(n_blocks / 4))
+
+
+def vv_run(visual, x, first_vv_block, blocks):
+    """Both streams through all blocks.
+
+    The ordinary stream runs unchanged. The V-V stream starts as its copy before ``first_vv_block``; each block adds
+    the V-V attention of the **ordinary** stream's normalised input, and no MLP.
+
+    Parameters
+    ----------
+    visual : open_clip VisionTransformer; x : (B, 1 + N, C), tokens that enter block 1
+
+    Returns
+    -------
+    (last tokens of the ordinary stream, {block: V-V stream after it; the ordinary stream before it starts})
+    """
+    number = len(visual.transformer.resblocks)
+    if not 1 <= first_vv_block <= number:
+        raise ValueError(f"first_vv_block is 1 to {number}, found {first_vv_block}.")
+    stream, taken = None, {}
+    for i, block in enumerate(visual.transformer.resblocks, start=1):
+        if i >= first_vv_block:
+            stream = (x if stream is None else stream) + block.ls_1(value_attention(block, block.ln_1(x)))
+        x = block(x)
+        if i in blocks:
+            taken[i] = x if stream is None else stream
+    return x, taken
+
+
+@torch.no_grad()
+def dpam(visual, pixels, first_vv_block, blocks):
+    """AnomalyCLIP's features of a batch.
+
+    Parameters
+    ----------
+    visual : open_clip VisionTransformer; pixels : (B, 3, H, W) float32, preprocessed
+    first_vv_block : from 1; blocks : whose features are wanted
+
+    Returns
+    -------
+    image : (B, D), CLS of the ordinary stream times the projection, **without** ln_post; not normalised
+    patches : {block: (B, 1 + N, D)}, V-V stream -> ln_post -> projection, CLS first; not normalised
+    """
+    last, taken = vv_run(visual, visual._embeds(pixels), first_vv_block, blocks)
+    return last[:, 0] @ visual.proj, {b: visual.ln_post(x) @ visual.proj for b, x in taken.items()}
+
+
+class DPAM(OpenClip):
+    """An open_clip backbone whose features are AnomalyCLIP's, so that ``features.encode`` stores them like any other.
+
+    ``image`` is the embedding without ln_post, ``patches`` the V-V features of the last block and ``tokens[b]`` those
+    of block b (B, N, D), already in the joint space. Windows are not defined for it.
+    """
+
+    def __init__(self, model, first_vv_block=None):
+        self.__dict__.update(model.__dict__)
+        self.first_vv_block = first_vv_block or default_first_block(model.n_blocks)
+        self.name = f"{model.name} with V-V attention from block {self.first_vv_block}"
+        self._set_fingerprint([], base=model.fingerprint, dpam=self.first_vv_block)
+
+    def run(self, tokens, blocks):
+        last, taken = vv_run(self.visual, tokens, self.first_vv_block, {*blocks, self.n_blocks})
+        return last, {b: self.visual.ln_post(x) @ self.visual.proj for b, x in taken.items()}
+
+    def image_head(self, last, taken):
+        return last[:, 0] @ self.visual.proj
+
+    def patch_head(self, last, taken, grid):
+        return taken[self.n_blocks][:, 1:]
+
+    def check_request(self, blocks, windows):
+        if windows or {"final", "cls"} & set(blocks):
+            raise ValueError("AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode those with the "
+                             "plain backbone.")
+        super().check_request(blocks, windows)
+
+
+def resize_positions(positions, grid, mode="bilinear"):
+    """Position embedding (1 + h*w, C) of a square grid carried to another grid (h', w'); the CLS row is kept.
+
+    Parameters
+    ----------
+    mode : "bilinear" (AnomalyCLIP), or "bicubic" with antialias (APRIL-GAN, and open_clip when it loads weights)
+    """
+    positions = positions.detach().float().cpu()
+    side = int((len(positions) - 1) ** 0.5)
+    if side * side != len(positions) - 1:
+        raise ValueError(f"{len(positions) - 1} positions do not form a square grid.")
+    table = positions[1:].T.reshape(1, -1, side, side)
+    table = F.interpolate(table, size=tuple(grid), mode=mode, align_corners=False, antialias=mode == "bicubic")
+    return torch.cat([positions[:1], table[0].flatten(1).T])
+
+
+@torch.no_grad()
+def maskclip(visual, pixels, residual=True):
+    """Dense features of MaskCLIP: in the last block each token attends only to itself.
+
+    Parameters
+    ----------
+    visual : open_clip VisionTransformer (``model.visual`` of a backbone)
+    pixels : (B, 3, H, W) float32, preprocessed
+    residual : keep skip connection and MLP of the last block; False leaves the bare value path
+
+    Returns
+    -------
+    (B, N, D) float32, unit length, CLS removed
+
+    Source: MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071).
+    """
+    x = visual._embeds(pixels)
+    *first, last = visual.transformer.resblocks
+    for block in first:
+        x = block(x)
+    value = last.ls_1(value_attention(last, last.ln_1(x), attend="self"))
+    if residual:
+        x = x + value
+        x = x + last.ls_2(last.mlp(last.ln_2(x)))
+    else:
+        x = value
+    return _unit(visual.ln_post(x)[:, 1:] @ visual.proj)
+
+
+@torch.no_grad()
+def vv(visual, pixels, first_block=None):
+    """Dense features (B, N, D), unit length, of the V-V stream from ``first_block`` on; None is a quarter of the depth.
+
+    Source: CLIP Surgery (arXiv 2304.05653) and AnomalyCLIP's DPAM, without any training.
+    """
+    blocks = len(visual.transformer.resblocks)
+    return _unit(dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:])
+
+
+def _unit(x):
+    """Vectors (..., D) divided by their length, float32 on the CPU."""
+    return F.normalize(x.detach().float().cpu(), dim=-1)

@@ -1,0 +1,122 @@
+"""Where data, store, results and figures lie, for a checkout and for an installed wheel.
+
+In a checkout everything lies inside it. Elsewhere, what can be made again (fetched files, the
+feature store) lies in the user's cache folder, and what a user made (tables, figures) in the
+working folder. Environment variables move each of them. Files are written whole or not at all.
+"""
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+
+def checkout() -> Path | None:
+    """Return the root folder of the repository, or None for an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "notebooks").is_dir() else None
+
+
+def user_folder(path: str | Path) -> Path:
+    """Return a folder that a user named, with ``~`` expanded.
+
+    Raises
+    ------
+    ValueError for a Windows path elsewhere, which would be one strange name below the working
+    folder.
+    """
+    path = Path(path).expanduser()
+    windows = re.match(r"[A-Za-z]:[\\/]|.*\\", str(path), re.DOTALL)
+    if os.name != "nt" and windows and not path.exists():
+        raise ValueError(
+            f"{path} is a Windows path, but this is no Windows: write it with / "
+            "(in WSL, C:\\ is /mnt/c/)"
+        )
+    return path
+
+
+def _cache(name: str) -> Path:
+    root = checkout()
+    return root / "data" / name if root else Path(platformdirs.user_cache_dir("vlmad")) / name
+
+
+def raw_dir() -> Path:
+    """Return the folder of fetched files: VLMAD_RAW, else ``data/raw`` or the user's cache."""
+    return user_folder(os.environ.get("VLMAD_RAW") or _cache("raw"))
+
+
+def store_dir() -> Path:
+    """Return the feature store: VLMAD_STORE, else ``data/store`` or the user's cache."""
+    return user_folder(os.environ.get("VLMAD_STORE") or _cache("store"))
+
+
+def store_folder(store: str | Path) -> Path:
+    """Return the folder that an argument ``store`` means; "auto" is :func:`store_dir`."""
+    auto = isinstance(store, str) and store == "auto"
+    return store_dir() if auto else user_folder(store)
+
+
+def results_dir() -> Path:
+    """Return the folder of tables: VLMAD_RESULTS, else ``data/results`` or the working folder."""
+    root = checkout()
+    default = root / "data" / "results" if root else Path.cwd() / "vlmad_results"
+    return user_folder(os.environ.get("VLMAD_RESULTS") or default)
+
+
+def figures_dir() -> Path:
+    """Return the folder of figures: ``figures`` of the checkout, else of the working folder."""
+    root = checkout()
+    return root / "figures" if root else Path.cwd() / "vlmad_figures"
+
+
+@contextmanager
+def atomic_write(path: str | Path, advice: str = "") -> Iterator[Path]:
+    """Give a name to write to, which takes the place of ``path`` at the end.
+
+    On any error it is removed, and ``path`` stays as it was.
+
+    >>> with atomic_write("table.csv", "set VLMAD_RESULTS to another folder") as temporary:
+    ...     temporary.write_text("a,b")
+
+    Parameters
+    ----------
+    path : of the file; its folder is made
+    advice : what to do where it cannot be written, for the message
+
+    Raises
+    ------
+    OSError of the same kind as found (PermissionError, ...), with path and advice.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if not advice or error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: {advice}", str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(image: str | Path | np.ndarray) -> str:
+    """Return the SHA-256 of a file's bytes, or of an array's shape and bytes: 40 hex digits."""
+    if isinstance(image, np.ndarray):
+        head = f"{image.shape}{image.dtype}".encode()
+        return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:40]
+    return sha256(image)[:40]

@@ -1,5 +1,0 @@
-"""Procedural industrial images with exact defect masks: training material and an evaluation set."""
-
-from .generate import DEFECT_TYPES, FAMILIES, defects_of, kept, sample, write
-
-__all__ = ["DEFECT_TYPES", "FAMILIES", "defects_of", "kept", "sample", "write"]

@@ -1,0 +1,23 @@
+"""Figures, tables and the inspection sheet; nothing here knows how scores were made."""
+
+from .figures import (
+    ANOMALOUS,
+    COLUMN,
+    HEAT,
+    METHODS,
+    NORMAL,
+    PAGE,
+    STYLE,
+    contact_sheet,
+    metric_bars,
+    overlay,
+    save_figure,
+    score_strip,
+)
+from .sheet import contact_sheet_html, heat_over_image
+from .tables import load_table, published, quote, save_table
+
+__all__ = [
+    "ANOMALOUS", "COLUMN", "HEAT", "METHODS", "NORMAL", "PAGE", "STYLE", "contact_sheet", "contact_sheet_html",
+    "heat_over_image", "load_table", "metric_bars", "overlay", "published", "quote", "save_figure", "save_table", "score_strip",
+]
