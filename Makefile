@@ -28,7 +28,7 @@ figures: data
 check: data
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
-	$(RUN) -m mypy
+	$(RUN) -m pyrefly check
 	$(SHARE) $(RUN) -m pytest -n $(JOBS) -m "not slow" tests
 
 # test_results runs once more, on the tables that the notebooks have just written

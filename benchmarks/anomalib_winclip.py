@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 create = open_clip.create_model_and_transforms
-open_clip.create_model_and_transforms = lambda name, pretrained: create(name)  # the weights come from the file, not from a hub
+open_clip.create_model_and_transforms = lambda name, pretrained: create(
+    name
+)  # the weights come from the file, not from a hub
 
 from anomalib.models.image.winclip.torch_model import WinClipModel  # noqa: E402
 
@@ -29,7 +31,9 @@ def main(weights, threads):
     model.eval().setup("part")
     print("{}", flush=True)
     for request in map(json.loads, sys.stdin):
-        pixels = torch.randn(request["batch"], 3, 240, 240, generator=torch.Generator().manual_seed(0))
+        pixels = torch.randn(
+            request["batch"], 3, 240, 240, generator=torch.Generator().manual_seed(0)
+        )
         if request["shots"] != model.k_shot:
             model.k_shot = 0
             if request["shots"]:
@@ -42,7 +46,9 @@ def main(weights, threads):
         if request["out"]:
             with torch.no_grad():
                 _, windows, _ = model.encode_image(pixels)
-            save_file({str(k): w.contiguous() for k, w in zip(model.scales, windows)}, request["out"])
+            save_file(
+                {str(k): w.contiguous() for k, w in zip(model.scales, windows)}, request["out"]
+            )
         print(json.dumps(answer), flush=True)
 
 

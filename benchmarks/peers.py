@@ -29,22 +29,36 @@ from .speed import TIMES
 from .timing import in_fresh_process, in_turn, table_row
 
 TOWER, SIZES, ROUNDS = "ViT-B-16-plus-240", (2, 3), 5
-CASES = {"zero-shot, batch 1": (1, 0), "1-shot, batch 1": (1, 1), "zero-shot, batch 8": (8, 0)}  # images at once, references
+CASES = {
+    "zero-shot, batch 1": (1, 0),
+    "1-shot, batch 1": (1, 1),
+    "zero-shot, batch 8": (8, 0),
+}  # images at once, references
 GOALS = {"zero-shot, batch 1": ">= 1.3", "zero-shot, batch 8": ">= 1.5"}
 
 
 @contextlib.contextmanager
 def anomalib(python, weights):
     """A function (batch, shots, out=None) -> answer of anomalib's process."""
-    command = [python, str(Path(__file__).with_name("anomalib_winclip.py")), str(weights), str(torch.get_num_threads())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        python,
+        str(Path(__file__).with_name("anomalib_winclip.py")),
+        str(weights),
+        str(torch.get_num_threads()),
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
         def ask(batch, shots, out=None):
             process.stdin.write(json.dumps({"batch": batch, "shots": shots, "out": out}) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
         if not process.stdout.readline():
-            raise RuntimeError(f"{python} could not run anomalib's WinClip (its message is above): install it there as this module says.")
+            raise RuntimeError(
+                f"{python} could not run anomalib's WinClip (its message is above): install it there as this module says."
+            )
         try:
             yield ask
         finally:
@@ -53,7 +67,12 @@ def anomalib(python, weights):
 
 def encoded(model, pixels):
     out = model.encode_image(pixels, ("final",), SIZES)
-    return Arrays(out["image"], model.grid, tokens={"final": out["tokens-final"]}, windows={k: out[f"windows-{k}"] for k in SIZES})
+    return Arrays(
+        out["image"],
+        model.grid,
+        tokens={"final": out["tokens-final"]},
+        windows={k: out[f"windows-{k}"] for k in SIZES},
+    )
 
 
 def forward(batch, shots):
@@ -65,8 +84,11 @@ def forward(batch, shots):
 
     def call():
         feats = encoded(model, pixels)
-        scores = winclip.few_shot(feats, references, text) if shots else winclip.zero_shot(feats, text)
+        scores = (
+            winclip.few_shot(feats, references, text) if shots else winclip.zero_shot(feats, text)
+        )
         return upsample(scores.maps, model.image_size)
+
     return call
 
 
@@ -75,17 +97,35 @@ def compare(python):
     model = models.load(TOWER, "random")
     with tempfile.TemporaryDirectory() as folder:
         weights, out = Path(folder) / "weights.safetensors", Path(folder) / "windows.safetensors"
-        save_file({name: value.contiguous() for name, value in model.model.state_dict().items()}, weights)
+        save_file(
+            {name: value.contiguous() for name, value in model.model.state_dict().items()}, weights
+        )
         with anomalib(python, weights) as ask:
             ask(2, 0, str(out))
             theirs, ours = load_file(out), forward_windows(model, 2)
-            yield table_row("anomalib", "largest difference of window embeddings of unit length",
-                       max((F.normalize(theirs[str(k)], dim=-1) - ours[k]).abs().max().item() for k in SIZES), "", "<= 1e-5")
+            yield table_row(
+                "anomalib",
+                "largest difference of window embeddings of unit length",
+                max(
+                    (F.normalize(theirs[str(k)], dim=-1) - ours[k]).abs().max().item()
+                    for k in SIZES
+                ),
+                "",
+                "<= 1e-5",
+            )
             for name, (batch, shots) in CASES.items():
-                s = in_turn(ROUNDS, package=forward(batch, shots), anomalib=lambda: ask(batch, shots))  # noqa: B023 - called at once
+                s = in_turn(
+                    ROUNDS, package=forward(batch, shots), anomalib=lambda: ask(batch, shots)
+                )  # noqa: B023 - called at once
                 yield table_row("anomalib", f"package, {name}, s an image", s["package"] / batch)
                 yield table_row("anomalib", f"anomalib, {name}, s an image", s["anomalib"] / batch)
-                yield table_row("anomalib", f"anomalib / package, {name}", s["anomalib"] / s["package"], "x", GOALS.get(name, ""))
+                yield table_row(
+                    "anomalib",
+                    f"anomalib / package, {name}",
+                    s["anomalib"] / s["package"],
+                    "x",
+                    GOALS.get(name, ""),
+                )
         yield from memory(python, weights)
 
 
@@ -99,7 +139,9 @@ def memory(python, weights):
             ours[i] = in_fresh_process(forward, batch, shots)[1]
         yield table_row("anomalib", f"highest memory, package, {name}", ours, "MB")
         yield table_row("anomalib", f"highest memory, anomalib, {name}", theirs, "MB")
-        yield table_row("anomalib", f"highest memory, package / anomalib, {name}", ours / theirs, "x", "<= 0.7")
+        yield table_row(
+            "anomalib", f"highest memory, package / anomalib, {name}", ours / theirs, "x", "<= 0.7"
+        )
 
 
 def forward_windows(model, batch):
@@ -108,13 +150,20 @@ def forward_windows(model, batch):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("python", help="interpreter of an environment with anomalib")
     rows = []
     for row in compare(parser.parse_args(arguments).python):
         rows.append(row)
-        print("{what:70.70} {median:9.3g} {unit:2} [{low:.3g}, {high:.3g}] {goal}".format(**row), flush=True)
-    return report.save_table(pd.DataFrame(rows).assign(threads=torch.get_num_threads()), "bench_peers")
+        print(
+            "{what:70.70} {median:9.3g} {unit:2} [{low:.3g}, {high:.3g}] {goal}".format(**row),
+            flush=True,
+        )
+    return report.save_table(
+        pd.DataFrame(rows).assign(threads=torch.get_num_threads()), "bench_peers"
+    )
 
 
 if __name__ == "__main__":

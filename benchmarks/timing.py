@@ -27,8 +27,16 @@ def in_turn(rounds, warm_up=1, **calls):
 def table_row(part, what, values, unit="s", goal=""):
     """A row of a table (part, what, unit, median, low, high, rounds, goal) from values (rounds,), or from one."""
     values = np.atleast_1d(values)
-    return {"part": part, "what": what, "unit": unit, "median": np.median(values), "low": values.min(), "high": values.max(),
-            "rounds": len(values), "goal": goal}
+    return {
+        "part": part,
+        "what": what,
+        "unit": unit,
+        "median": np.median(values),
+        "low": values.min(),
+        "high": values.max(),
+        "rounds": len(values),
+        "goal": goal,
+    }
 
 
 def in_fresh_process(task, *arguments):
@@ -64,4 +72,6 @@ def highest_memory():
     import resource
     import sys
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -25,8 +25,22 @@ from .fields import (
     step,
     unit,
     worley,
-)  # fmt: skip
-from .marks import LEVEL, blend, cluster, cut, dark_or_light, dome, ink, line, lips, local, patch, site, slit
+)
+from .marks import (
+    LEVEL,
+    blend,
+    cluster,
+    cut,
+    dark_or_light,
+    dome,
+    ink,
+    line,
+    lips,
+    local,
+    patch,
+    site,
+    slit,
+)
 from .palette import chance, lit, pick
 from .textures import TRAIN_TEXTURES
 
@@ -73,7 +87,9 @@ def crack(image, support, rng, area, contrast):
 
 def cut_open(image, support, rng, area, contrast):
     """Cut with lips, straight or a little curved."""
-    alpha = line(support, rng, area, slit(rng, int(pick(rng, 1, 1, 1, 2, 3)), rng.uniform(0, 0.4)), 0.04)
+    alpha = line(
+        support, rng, area, slit(rng, int(pick(rng, 1, 1, 1, 2, 3)), rng.uniform(0, 0.4)), 0.04
+    )
     gap = np.broadcast_to(dark_or_light(image, alpha, rng, 0.8), image.shape)
     gap = lerp(image * 0.3, gap, step(0.1, 0.8, blur(alpha, 0.7)))
     return blend(image, lips(gap, alpha, rng, rng.uniform(0.3, 1.2)), alpha, contrast)
@@ -85,14 +101,21 @@ def contamination(image, support, rng, area, contrast):
     if kind == 0:
         _, depth = patch(support, rng, min(area * rng.uniform(3, 15), 0.5), kind="blob")
         alpha, depth = cut(
-            smooth(rng, size, rng.uniform(0.008, 0.03)) + 1.5 * np.clip(depth, -2, 0.5), support, area, 0.8
+            smooth(rng, size, rng.uniform(0.008, 0.03)) + 1.5 * np.clip(depth, -2, 0.5),
+            support,
+            area,
+            0.8,
         )
         height = alpha
     else:
         count = int(np.exp(rng.uniform(0, np.log(2 + 20 * min(1, area * 100)))))
         shape, rough = (pick(rng, "polygon", "blob"), None) if kind == 1 else ("blob", 0.06)
-        alpha, height = cluster(support, rng, area, count, rng.uniform(0.03, 0.3), kind=shape, rough=rough)
-    shade = relief(height * size * np.sqrt(area) * 0.6, rng.uniform(0, 6.3), rng.uniform(0.5, 1.2), 0.6)
+        alpha, height = cluster(
+            support, rng, area, count, rng.uniform(0.03, 0.3), kind=shape, rough=rough
+        )
+    shade = relief(
+        height * size * np.sqrt(area) * 0.6, rng.uniform(0, 6.3), rng.uniform(0.5, 1.2), 0.6
+    )
     if kind == 2:  # a drop is a lens: it shows the surface from elsewhere, and a lamp
         y, x = coords(size)
         push = 0.02 * rng.uniform(-1, 1, 2)
@@ -118,7 +141,9 @@ def foreign_patch(image, support, rng, area, contrast):
     seed = rng.integers(0, 2**31, 2)
     other = TRAIN_TEXTURES[name](*(np.random.default_rng(int(s)) for s in seed), size)
     other = np.clip(other * rng.uniform(0.7, 1.2), 0, 1)
-    painted = lit(other, relief(dome(depth, 0.2) * 3, rng.uniform(0, 6.3), 0.8, 0.8), rng.uniform(0, 0.6))
+    painted = lit(
+        other, relief(dome(depth, 0.2) * 3, rng.uniform(0, 6.3), 0.8, 0.8), rng.uniform(0, 0.6)
+    )
     if chance(rng, 0.5):
         move = int(max(1, size * rng.uniform(0.005, 0.015)))
         shadow = (
@@ -134,7 +159,9 @@ def foreign_patch(image, support, rng, area, contrast):
 
 def discolouration(image, support, rng, area, contrast):
     """Soft tint that lets the texture through."""
-    alpha, depth = patch(support, rng, area, soft=rng.uniform(0.1, 0.9), kind=pick(rng, "blob", "splat"))
+    alpha, depth = patch(
+        support, rng, area, soft=rng.uniform(0.1, 0.9), kind=pick(rng, "blob", "splat")
+    )
     tint = colour(rng, None, (0.1, 0.8), (0.5, 1.0))
     strength = rng.uniform(0.4, 1)
     painted = pick(
@@ -150,7 +177,9 @@ def discolouration(image, support, rng, area, contrast):
 def burn(image, support, rng, area, contrast):
     """Scorch mark: brown rim, charred middle, sometimes ash."""
     size = image.shape[0]
-    alpha, depth = patch(support, rng, area, soft=rng.uniform(0.3, 0.8), kind=pick(rng, "blob", "splat"))
+    alpha, depth = patch(
+        support, rng, area, soft=rng.uniform(0.3, 0.8), kind=pick(rng, "blob", "splat")
+    )
     heat = np.clip(depth * rng.uniform(1, 2.5) + 0.25 * smooth(rng, size, 0.03), 0, 1)
     brown = image * lerp(np.ones(3), colour(rng, (0.04, 0.1), (0.5, 0.9), (0.3, 0.6)), 0.9)
     painted = lerp(brown, image * 0.15 + 0.02, step(0.1, 0.7, heat))
@@ -165,8 +194,12 @@ def pit(image, support, rng, area, contrast):
     count = max(1, min(count, int(area * size * size / 12)))
     spread, rough = rng.uniform(0.02, 0.12), rng.uniform(0.05, 0.3)
     alpha, height = cluster(support, rng, area, count, spread, soft=0.3, kind="blob", rough=rough)
-    shade = relief(-unit(height) * size * np.sqrt(area) * rng.uniform(0.5, 1.2), rng.uniform(0, 6.3), 1, 0.6)
-    painted = lit(image * (1 - rng.uniform(0.1, 0.75) * unit(height)[..., None]), shade, rng.uniform(0.4, 1))
+    shade = relief(
+        -unit(height) * size * np.sqrt(area) * rng.uniform(0.5, 1.2), rng.uniform(0, 6.3), 1, 0.6
+    )
+    painted = lit(
+        image * (1 - rng.uniform(0.1, 0.75) * unit(height)[..., None]), shade, rng.uniform(0.4, 1)
+    )
     return blend(image, painted, alpha, contrast)
 
 
@@ -178,10 +211,19 @@ def chip(image, support, rng, area, contrast):
         centre = site(rim, rng)
     elif chance(rng, 0.5):
         centre = pick(
-            rng, (0.0, rng.uniform()), (1.0, rng.uniform()), (rng.uniform(), 0.0), (rng.uniform(), 1.0)
+            rng,
+            (0.0, rng.uniform()),
+            (1.0, rng.uniform()),
+            (rng.uniform(), 0.0),
+            (rng.uniform(), 1.0),
         )
     alpha, depth = patch(
-        support, rng, area, kind=pick(rng, "polygon", "blob"), centre=centre, rough=rng.uniform(0.1, 0.3)
+        support,
+        rng,
+        area,
+        kind=pick(rng, "polygon", "blob"),
+        centre=centre,
+        rough=rng.uniform(0.1, 0.3),
     )
     here = local(image, alpha)
     around = maximum_filter(alpha > LEVEL, max(3, size // 20)) & ~support
@@ -196,7 +238,10 @@ def chip(image, support, rng, area, contrast):
     facets = fractal(rng, size, max(0.03, np.sqrt(area)), 4, 0.6) * size * 0.08
     shade = relief(facets - 2 * dome(depth, 0.3), rng.uniform(0, 6.3), 1)
     return blend(
-        image, lit(np.broadcast_to(fresh, image.shape), shade, rng.uniform(0.2, 0.7)), alpha, contrast
+        image,
+        lit(np.broadcast_to(fresh, image.shape), shade, rng.uniform(0.2, 0.7)),
+        alpha,
+        contrast,
     )
 
 
@@ -208,17 +253,24 @@ def smear(image, support, rng, area, contrast):
     radius, stretch = np.sqrt(area / np.pi), rng.uniform(1.3, 3)
     streaks = look_up(smooth(rng, size, (rng.uniform(0.008, 0.03), 0.5)), y + bend, x)
     distance = np.hypot((y - centre[0] + bend) * stretch, (x - centre[1]) / stretch) / radius
-    alpha, depth = cut(-distance + rng.uniform(0.1, 0.6) * streaks, support, area, rng.uniform(0.3, 1))
+    alpha, depth = cut(
+        -distance + rng.uniform(0.1, 0.6) * streaks, support, area, rng.uniform(0.3, 1)
+    )
     kind = rng.integers(3)
     if kind == 0:  # the surface itself is wiped along
         step_ = np.array([-np.sin(angle), np.cos(angle)]) * rng.uniform(0.01, 0.025)
         rows, columns = coords(size)
-        painted = sum(look_up(image, rows + k * step_[0], columns + k * step_[1]) for k in range(-3, 4)) / 7
+        painted = (
+            sum(look_up(image, rows + k * step_[0], columns + k * step_[1]) for k in range(-3, 4))
+            / 7
+        )
         painted = painted * (1 + 0.12 * np.tanh(streaks)[..., None])
     elif kind == 1:  # oil: darker and deeper in colour
         painted = image * lerp(np.ones(3), colour(rng, None, (0.1, 0.7), (0.2, 0.7)), 0.9)
     else:
-        painted = lerp(image, ink(image, alpha, rng), rng.uniform(0.5, 0.95) * step(-1.5, 0.8, streaks))
+        painted = lerp(
+            image, ink(image, alpha, rng), rng.uniform(0.5, 0.95) * step(-1.5, 0.8, streaks)
+        )
     return blend(image, painted, alpha, contrast)
 
 
@@ -259,7 +311,11 @@ def displaced_texture(image, support, rng, area, contrast):
         y, x = centre[0] + (y - centre[0]) * factor, centre[1] + (x - centre[1]) * factor
     moved = look_up(image, y, x)
     if chance(rng, 0.5):
-        moved = lit(moved, relief(dome(depth, 0.2) * 3, rng.uniform(0, 6.3), 0.8, 0.7), rng.uniform(0.1, 0.5))
+        moved = lit(
+            moved,
+            relief(dome(depth, 0.2) * 3, rng.uniform(0, 6.3), 0.8, 0.7),
+            rng.uniform(0.1, 0.5),
+        )
     return blend(image, moved, alpha, contrast)
 
 
@@ -271,7 +327,9 @@ def dark_region(image, support, rng, area, contrast):
         y, _ = rotate(*coords(size), angle)
         soft = pick(rng, 0.008, 0.008, rng.uniform(0.05, 0.2))
         ragged = rng.uniform(0, 0.03) * smooth(rng, size, 0.06)
-        alpha, _ = cut(pick(rng, y, -y, -np.abs(y - rng.uniform(0.2, 0.8))) + ragged, support, area, soft)
+        alpha, _ = cut(
+            pick(rng, y, -y, -np.abs(y - rng.uniform(0.2, 0.8))) + ragged, support, area, soft
+        )
     else:
         alpha, _ = patch(support, rng, area, soft=pick(rng, 0.05, rng.uniform(0.2, 1)))
     factor = pick(rng, rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6), rng.uniform(1.4, 2.2))
@@ -285,7 +343,9 @@ def blur_patch(image, support, rng, area, contrast):
     size = image.shape[0]
     alpha, _ = patch(support, rng, area, soft=rng.uniform(0.05, 0.6))
     painted = blur(image, size * rng.uniform(0.01, 0.05))
-    painted = painted * rng.uniform(0.8, 1.2) + rng.uniform(0, 0.02) * grain(rng, size, 0.7)[..., None]
+    painted = (
+        painted * rng.uniform(0.8, 1.2) + rng.uniform(0, 0.02) * grain(rng, size, 0.7)[..., None]
+    )
     return blend(image, painted, alpha, contrast)
 
 
@@ -321,14 +381,18 @@ def ink_mark(image, support, rng, area, contrast):
             return [
                 (
                     start
-                    + radii * np.concatenate([np.sin(6.6 * t), np.cos(6.6 * t + 0.2)], 1) * (1 + 0.1 * t),
+                    + radii
+                    * np.concatenate([np.sin(6.6 * t), np.cos(6.6 * t + 0.2)], 1)
+                    * (1 + 0.1 * t),
                     1,
                 )
             ]
         lines = []
         for k in range(int(rng.integers(1, 4))):  # bars of a letter
             heading = angle + k * pick(rng, 1.57, 2.1)
-            lines.append((path(rng, start + 0.06 * k * length, heading, length / 2.5, jitter * 0.3, 16), 1))
+            lines.append(
+                (path(rng, start + 0.06 * k * length, heading, length / 2.5, jitter * 0.3, 16), 1)
+            )
         return lines
 
     alpha = line(support, rng, area, draw, 0.025) * rng.uniform(0.6, 1)
@@ -337,8 +401,23 @@ def ink_mark(image, support, rng, area, contrast):
     return blend(image, np.broadcast_to(ink(image, alpha, rng, 0.7), image.shape), alpha, contrast)
 
 
-TRAIN_DEFECTS = {f.__name__: f for f in (
-    crack, contamination, foreign_patch, discolouration, burn, pit, chip, smear, fold, displaced_texture,
-    dark_region, blur_patch, erosion, ink_mark,
-)} | {"cut": cut_open}  # fmt: skip
+TRAIN_DEFECTS = {
+    f.__name__: f
+    for f in (
+        crack,
+        contamination,
+        foreign_patch,
+        discolouration,
+        burn,
+        pit,
+        chip,
+        smear,
+        fold,
+        displaced_texture,
+        dark_region,
+        blur_patch,
+        erosion,
+        ink_mark,
+    )
+} | {"cut": cut_open}
 DEFECTS = TRAIN_DEFECTS | EVAL_DEFECTS

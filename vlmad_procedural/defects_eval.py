@@ -10,7 +10,9 @@ from .palette import lit, pick
 def scratch(image, support, rng, area, contrast):
     """Thin straight scratches, single or in a bundle, catching the light or dark."""
     size = image.shape[0]
-    alpha = line(support, rng, area, slit(rng, int(pick(rng, 1, 1, 2, 3, 6)), rng.uniform(0, 0.15)), 0.012)
+    alpha = line(
+        support, rng, area, slit(rng, int(pick(rng, 1, 1, 2, 3, 6)), rng.uniform(0, 0.15)), 0.012
+    )
     alpha = alpha * step(-2.2, -0.6, smooth(rng, size, 0.06))
     groove = np.broadcast_to(dark_or_light(image, alpha, rng, 0.35), image.shape)
     return blend(image, lips(groove, alpha, rng, 0.5), alpha, contrast)
@@ -22,9 +24,16 @@ def hole(image, support, rng, area, contrast):
     alpha, depth = patch(support, rng, area, kind="blob", rough=rng.uniform(0.03, 0.35))
     inner = colour(rng, None, (0, 0.3), pick(rng, (0, 0.12), (0, 0.12), (0.8, 1)))
     inner = inner * (0.7 + 0.6 * fractal(rng, size, 0.2, 2)[..., None])
-    rim = lit(image * rng.uniform(0.3, 0.9), relief(-dome(depth, 0.3) * 4, rng.uniform(0, 6.3), 1, 0.6), 0.8)
+    rim = lit(
+        image * rng.uniform(0.3, 0.9),
+        relief(-dome(depth, 0.3) * 4, rng.uniform(0, 6.3), 1, 0.6),
+        0.8,
+    )
     return blend(
-        image, lerp(rim, np.clip(inner, 0, 1), step(0.02, rng.uniform(0.1, 0.3), depth)), alpha, contrast
+        image,
+        lerp(rim, np.clip(inner, 0, 1), step(0.02, rng.uniform(0.1, 0.3), depth)),
+        alpha,
+        contrast,
     )
 
 
@@ -32,12 +41,19 @@ def stain(image, support, rng, area, contrast):
     """Dried liquid: a translucent tint, darker along the rim, with a few splashes."""
     size = image.shape[0]
     alpha, depth = patch(
-        support, rng, area, kind=pick(rng, "blob", "splat"), rough=rng.uniform(0.05, 0.25), soft=0.12
+        support,
+        rng,
+        area,
+        kind=pick(rng, "blob", "splat"),
+        rough=rng.uniform(0.05, 0.25),
+        soft=0.12,
     )
     liquid = colour(rng, pick(rng, (0.02, 0.13), (0.02, 0.13), (0, 1)), (0.3, 0.9), (0.15, 0.75))
     rim = np.exp(-((depth - 0.08) ** 2) / 0.01) * rng.uniform(0, 1)
     amount = np.clip(rng.uniform(0.35, 0.8) + rim * 0.5 + 0.1 * smooth(rng, size, 0.08), 0, 1)
-    painted = lerp(image, pick(rng, image * liquid, image * liquid, lerp(image, liquid, 0.7)), amount)
+    painted = lerp(
+        image, pick(rng, image * liquid, image * liquid, lerp(image, liquid, 0.7)), amount
+    )
     return blend(image, painted, alpha, contrast)
 
 
@@ -59,7 +75,9 @@ def thread(image, support, rng, area, contrast):
         relief(blur(alpha, 1) * 3, rng.uniform(0, 6.3), 1),
         0.5,
     )
-    return blend(image, lerp(np.zeros(3), yarn, step(0, LEVEL, alpha)), np.maximum(alpha, shadow), contrast)
+    return blend(
+        image, lerp(np.zeros(3), yarn, step(0, LEVEL, alpha)), np.maximum(alpha, shadow), contrast
+    )
 
 
 def dent(image, support, rng, area, contrast):
@@ -73,7 +91,9 @@ def dent(image, support, rng, area, contrast):
     moved = look_up(image, y + 0.02 * slope_y, x + 0.02 * slope_x)
     shade = relief(height, rng.uniform(0, 6.3), rng.uniform(0.9, 1.8), 0.7)
     painted = lerp(
-        lit(moved, shade, rng.uniform(0.5, 0.9)), np.ones(3), rng.uniform(0, 0.5) * step(0.55, 0.9, shade)
+        lit(moved, shade, rng.uniform(0.5, 0.9)),
+        np.ones(3),
+        rng.uniform(0, 0.5) * step(0.55, 0.9, shade),
     )
     return blend(image, painted, alpha, contrast)
 

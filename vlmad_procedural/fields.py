@@ -18,15 +18,17 @@ OVERSAMPLE = 4  # shapes are drawn this much larger and averaged: antialiasing
 def coords(size):
     """Pixel centres ``(y, x)``, each (S, S) float64 in 0..1, rows downwards."""
     line = (np.arange(size) + 0.5) / size
-    return np.broadcast_to(line[:, None], (size, size)).copy(), np.broadcast_to(line, (size, size)).copy()
+    return np.broadcast_to(line[:, None], (size, size)).copy(), np.broadcast_to(
+        line, (size, size)
+    ).copy()
 
 
 def rotate(y, x, angle, centre=(0.5, 0.5)):
     """Coordinates ``(y, x)`` turned by ``angle`` (radian) about ``centre`` (y, x)."""
     dy, dx = y - centre[0], x - centre[1]
-    return centre[0] + np.cos(angle) * dy - np.sin(angle) * dx, centre[1] + np.sin(angle) * dy + np.cos(
+    return centre[0] + np.cos(angle) * dy - np.sin(angle) * dx, centre[1] + np.sin(
         angle
-    ) * dx
+    ) * dy + np.cos(angle) * dx
 
 
 @lru_cache(maxsize=256)
@@ -67,7 +69,9 @@ def fractal(rng, size, scale, octaves=4, gain=0.5):
     """
     total, scale = 0.0, np.asarray(scale, float)
     for octave in range(octaves):
-        total = total + gain**octave * smooth(rng, size, tuple(np.broadcast_to(scale / 2**octave, 2)))
+        total = total + gain**octave * smooth(
+            rng, size, tuple(np.broadcast_to(scale / 2**octave, 2))
+        )
     return unit(total)
 
 
@@ -98,7 +102,10 @@ def look_up(image, y, x, order=1):
     """``image`` (h, w) or (h, w, 3) read at ``y``, ``x`` (S, S) in 0..1, mirrored beyond the edge."""
     where = np.stack([y * image.shape[0] - 0.5, x * image.shape[1] - 0.5])
     planes = image[..., None] if image.ndim == 2 else image
-    out = [map_coordinates(planes[..., c], where, order=order, mode="mirror") for c in range(planes.shape[2])]
+    out = [
+        map_coordinates(planes[..., c], where, order=order, mode="mirror")
+        for c in range(planes.shape[2])
+    ]
     return out[0] if image.ndim == 2 else np.stack(out, axis=-1)
 
 
@@ -113,7 +120,9 @@ def worley(rng, size, n, jitter=1.0, y=None, x=None):
         y, x = coords(size)
     side = max(2, int(round(np.sqrt(n))))
     # one ring outside: no special cells at the border
-    rows, columns = (np.arange(np.floor(t.min() * side) - 1, np.ceil(t.max() * side) + 1) for t in (y, x))
+    rows, columns = (
+        np.arange(np.floor(t.min() * side) - 1, np.ceil(t.max() * side) + 1) for t in (y, x)
+    )
     points = (np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2) + 0.5) / side
     points = points + jitter * rng.uniform(-0.5, 0.5, points.shape) * 1.6 / side
     tree = cKDTree(points, leafsize=10, balanced_tree=False, compact_nodes=False)
@@ -123,7 +132,10 @@ def worley(rng, size, n, jitter=1.0, y=None, x=None):
 
 def colour(rng, hue=None, sat=(0.1, 0.7), val=(0.2, 0.9)):
     """A random RGB colour (3,) in 0..1. Each argument is a number or a (low, high) range; hue None: any."""
-    pick = [v if np.isscalar(v) else rng.uniform(*v) for v in ((0.0, 1.0) if hue is None else hue, sat, val)]
+    pick = [
+        v if np.isscalar(v) else rng.uniform(*v)
+        for v in ((0.0, 1.0) if hue is None else hue, sat, val)
+    ]
     h, s, v = pick[0] % 1.0, pick[1], pick[2]
     return v * (1 - s + s * np.clip(np.abs((h * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1))
 
@@ -221,7 +233,8 @@ def path(rng, start, angle, length, wiggle=0.4, steps=24, jag=0.4):
     It heads to ``angle`` +- ``wiggle``; with ``jag`` 0 it is smooth.
     """
     turns = (
-        np.cumsum(rng.normal(size=steps)) * wiggle / np.sqrt(steps) + rng.normal(size=steps) * wiggle * jag
+        np.cumsum(rng.normal(size=steps)) * wiggle / np.sqrt(steps)
+        + rng.normal(size=steps) * wiggle * jag
     )
     moves = np.stack([np.sin(angle + turns), np.cos(angle + turns)], 1) * length / steps
     return np.concatenate([np.zeros((1, 2)), np.cumsum(moves, 0)]) + np.asarray(start, float)

@@ -27,14 +27,19 @@ VERSION = 2  # of the pixels: raise it when a change of the generator changes th
 
 def _rng(*keys):
     """Generator from words and numbers, the same on every machine."""
-    return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in keys])
+    return np.random.default_rng(
+        [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in keys]
+    )
 
 
 def _blocks(image, quality):
     """Rounding of 8 x 8 cosine coefficients, as JPEG does (without its colour coding)."""
     size = image.shape[0]
     k = np.arange(8)
-    basis = np.cos(np.pi * (k + 0.5)[None] * k[:, None] / 8) * np.where(k == 0, np.sqrt(1 / 8), 0.5)[:, None]
+    basis = (
+        np.cos(np.pi * (k + 0.5)[None] * k[:, None] / 8)
+        * np.where(k == 0, np.sqrt(1 / 8), 0.5)[:, None]
+    )
     step = quality * (1 + 0.8 * (k[:, None] + k[None])) / 255
     tiles = image.reshape(size // 8, 8, size // 8, 8, 3).transpose(0, 2, 4, 1, 3)
     tiles = basis.T @ (np.round(basis @ tiles @ basis.T / step) * step) @ basis
@@ -74,7 +79,9 @@ def _camera(image, style, rng, strength, level):
     return _blocks(image, quality * strength) if coded and size % 8 == 0 and strength > 0 else image
 
 
-def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, contrast=None, camera=1.0):
+def sample(
+    family, defect="good", seed=0, style_seed=0, size=224, area=None, contrast=None, camera=1.0
+):
     """One image of a product, good or with a fault, and its exact mask.
 
     Parameters
@@ -99,10 +106,14 @@ def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, con
     if family not in FAMILIES:
         raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
     if defect != "good" and defect not in DEFECT_TYPES:
-        raise ValueError(f"defect {defect!r} is unknown; choose 'good' or one of {', '.join(DEFECT_TYPES)}")
+        raise ValueError(
+            f"defect {defect!r} is unknown; choose 'good' or one of {', '.join(DEFECT_TYPES)}"
+        )
     for name, value in (("area", area), ("contrast", contrast)):
         if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{name} must be above 0 and at most 1, got {value}; use None for a random one")
+            raise ValueError(
+                f"{name} must be above 0 and at most 1, got {value}; use None for a random one"
+            )
     part = defect if defect in PART_FAULTS else None
     style, rng = _rng(family, style_seed), _rng(family, style_seed, seed, "image")
     if family in OBJECTS:
@@ -118,7 +129,9 @@ def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, con
     if defect != "good" and not part:
         rng = _rng(family, style_seed, seed, defect)
         low, high = DEFECT_TYPES[defect].area
-        drawn = np.exp(rng.uniform(np.log(low), np.log(high))) * np.clip(1.6 * support.mean(), 0.3, 1)
+        drawn = np.exp(rng.uniform(np.log(low), np.log(high))) * np.clip(
+            1.6 * support.mean(), 0.3, 1
+        )
         chosen = rng.uniform(0.45, 1)
         image, mask = DEFECTS[defect](
             image, support, rng, area or drawn, chosen if contrast is None else contrast
@@ -126,14 +139,20 @@ def sample(family, defect="good", seed=0, style_seed=0, size=224, area=None, con
         if monochrome:  # a monochrome camera shows every fault in grey
             image = np.repeat(grey(image)[..., None], 3, 2)
     image = _camera(
-        image, _rng(family, style_seed, "rig"), _rng(family, style_seed, seed, "camera"), camera, level
+        image,
+        _rng(family, style_seed, "rig"),
+        _rng(family, style_seed, seed, "camera"),
+        camera,
+        level,
     )
     return np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), mask
 
 
 def support(family, seed=0, style_seed=0, size=224):
     """Where the object lies in the picture that :func:`sample` makes of these arguments: (size, size) bool."""
-    return OBJECTS[family](_rng(family, style_seed), _rng(family, style_seed, seed, "image"), size, None)[1]
+    return OBJECTS[family](
+        _rng(family, style_seed), _rng(family, style_seed, seed, "image"), size, None
+    )[1]
 
 
 def _save(pixels, path):
@@ -168,14 +187,29 @@ def pictures(root, family, n_train=16, n_good=20, n_defect=5):
     folder, number = Path(root) / family, itertools.count()
     groups = [("train/good", "good", n_train), ("test/good", "good", n_good)]
     groups += [(f"test/{d}", d, n_defect) for d in defects_of(family)]
-    return [Picture(folder / place / f"{i:03d}.png", None if defect == "good" else folder / "ground_truth" / defect / f"{i:03d}_mask.png",
-                    defect, next(number)) for place, defect, count in groups for i in range(count)]
+    return [
+        Picture(
+            folder / place / f"{i:03d}.png",
+            None if defect == "good" else folder / "ground_truth" / defect / f"{i:03d}_mask.png",
+            defect,
+            next(number),
+        )
+        for place, defect, count in groups
+        for i in range(count)
+    ]
 
 
 def _category(root, family, counts, size, seed, only):
     """One category folder; its manifest, written first, says of what plan its pictures are."""
     folder = Path(root) / family
-    plan = {"family": family, **counts, "size": size, "seed": seed, "defects": list(defects_of(family)), "version": VERSION}
+    plan = {
+        "family": family,
+        **counts,
+        "size": size,
+        "seed": seed,
+        "defects": list(defects_of(family)),
+        "version": VERSION,
+    }
     manifest = folder / "manifest.json"
     if not manifest.exists() or json.loads(manifest.read_text()) != plan:
         for path in folder.rglob("*.png"):  # another plan's, or nobody's
@@ -185,14 +219,18 @@ def _category(root, family, counts, size, seed, only):
     for picture in pictures(root, family, **counts):
         if picture.path.exists() or only is not None and picture.path not in only:
             continue
-        image, mask = sample(family, picture.defect, seed=picture.number, style_seed=seed, size=size)
+        image, mask = sample(
+            family, picture.defect, seed=picture.number, style_seed=seed, size=size
+        )
         if picture.mask:  # before its image: what has an image has its mask
             _save(mask.astype(np.uint8) * 255, picture.mask)
         _save(image, picture.path)
     return folder
 
 
-def write(root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed=0, jobs=1, only=None):
+def write(
+    root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed=0, jobs=1, only=None
+):
     """Data set in the MVTec layout: one category per family, faults of the family's own role.
 
     ``<root>/<family>/{train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png}``. The
@@ -203,7 +241,9 @@ def write(root, families=None, n_train=16, n_good=20, n_defect=5, size=224, seed
     (of :func:`pictures`): the others wait until they are asked for.
     Returns the list of category folders.
     """
-    families = [n for n, f in FAMILIES.items() if f.role == "eval"] if families is None else list(families)
+    families = (
+        [n for n, f in FAMILIES.items() if f.role == "eval"] if families is None else list(families)
+    )
     unknown = [n for n in families if n not in FAMILIES]
     if unknown:
         raise ValueError(f"families {unknown} are unknown; choose from {', '.join(FAMILIES)}")

@@ -6,7 +6,20 @@ that leaves exactly the wished number of pixels inside the support; a line is re
 
 import numpy as np
 
-from .fields import blur, colour, coords, grey, lerp, path, peak, relief, rotate, smooth, step, strokes
+from .fields import (
+    blur,
+    colour,
+    coords,
+    grey,
+    lerp,
+    path,
+    peak,
+    relief,
+    rotate,
+    smooth,
+    step,
+    strokes,
+)
 from .palette import chance, lit, pick
 
 LEVEL = 0.15  # a pixel belongs to the mask when more than this share of it was replaced
@@ -60,7 +73,8 @@ def patch(support, rng, area, soft=None, kind=None, centre=None, rough=None):
         angles = (np.arange(sides) + rng.uniform(-0.3, 0.3, sides)) * 2 * np.pi / sides
         reach = rng.uniform(0.7, 1.3, sides)
         distance = np.max(
-            [(np.sin(a) * v + np.cos(a) * u) / r for a, r in zip(angles, reach, strict=True)], axis=0
+            [(np.sin(a) * v + np.cos(a) * u) / r for a, r in zip(angles, reach, strict=True)],
+            axis=0,
         )
         rough = 0.05 if rough is None else rough
     else:
@@ -109,7 +123,11 @@ def line(support, rng, area, draw, widest=0.03):
         factor = np.clip(area / share, 0.3, 3)
         alpha = (
             strokes(
-                size, [(p, np.maximum(np.asarray(w, float) * width * factor, 0.6 / size)) for p, w in lines]
+                size,
+                [
+                    (p, np.maximum(np.asarray(w, float) * width * factor, 0.6 / size))
+                    for p, w in lines
+                ],
             )
             * support
         )
@@ -193,7 +211,10 @@ def slit(rng, count, curve):
                 0.1,
             )
             lines.append(
-                (points, np.clip(np.sin(np.pi * t), 0.15, 1) ** 0.7 * rng.uniform(0.6, 1.4) / count**0.5)
+                (
+                    points,
+                    np.clip(np.sin(np.pi * t), 0.15, 1) ** 0.7 * rng.uniform(0.6, 1.4) / count**0.5,
+                )
             )
         return lines
 

@@ -24,10 +24,13 @@ def connector(c):
         for side in (-0.94, 0.94):
             screw_head(c.sub(side), 0.055, pin, 1, side)
     if s.uniform() < 0.4:
-        c.sub(y=high + 0.14).write(words(s, 6), 0.12, hsv(0, 0, 0.9 if c.ground.mean() < 0.5 else 0.1))
+        c.sub(y=high + 0.14).write(
+            words(s, 6), 0.12, hsv(0, 0, 0.9 if c.ground.mean() < 0.5 else 0.1)
+        )
     deep = color * 0.25 if s.uniform() < 0.7 else DARK
     spots = [
-        ((i % cols - (cols - 1) / 2) * cell, (i // cols - (rows - 1) / 2) * cell) for i in range(rows * cols)
+        ((i % cols - (cols - 1) / 2) * cell, (i // cols - (rows - 1) / 2) * cell)
+        for i in range(rows * cols)
     ]
     for x, y in spots:
         c.sub(x, y).paint(
@@ -41,9 +44,13 @@ def connector(c):
     for i, dx, dy, a in c.parts(len(spots), cell * 0.3, 0.8):
         at = c.sub(spots[i][0] + dx, spots[i][1] + dy, a)
         if kind == 0:
-            at.paint(box(0.17 * cell, 0.17 * cell, 0.04 * cell), 0.3 * cell, pin, 0.1, 0.05, 0.6, 0.8)
+            at.paint(
+                box(0.17 * cell, 0.17 * cell, 0.04 * cell), 0.3 * cell, pin, 0.1, 0.05, 0.6, 0.8
+            )
         elif kind == 1:
-            at.paint(box(0.26 * cell, 0.1 * cell, 0.03 * cell), 0.3 * cell, pin, 0.06, 0.04, 0.6, 0.8)
+            at.paint(
+                box(0.26 * cell, 0.1 * cell, 0.03 * cell), 0.3 * cell, pin, 0.06, 0.04, 0.6, 0.8
+            )
         else:
             screw_head(at, 0.3 * cell, pin, 0, 0.6)
 
@@ -56,7 +63,14 @@ def cable_section(c):
     sheath, filler = tint(s, sat=(0, 0.7), value=(0.08, 0.85)), hsv(0, 0, s.uniform(0.15, 0.8))
     wave = r.normal(size=4) * 0.008
     c.paint(
-        blob(wave, r.uniform(0, 7, 4)), 1.1, sheath, lift=0.1, bevel=0.03, gloss=0.2, grain=0.06, mottle=0.06
+        blob(wave, r.uniform(0, 7, 4)),
+        1.1,
+        sheath,
+        lift=0.1,
+        bevel=0.03,
+        gloss=0.2,
+        grain=0.06,
+        mottle=0.06,
     )
     c.paint(
         blob(wave, r.uniform(0, 7, 4), 0.84),
@@ -71,7 +85,12 @@ def cable_section(c):
     middle = n > 5
     around = n - middle
     size = (
-        min(0.27 if middle else 1, 0.84 * np.sin(np.pi / around) / (1 + np.sin(np.pi / around)), 0.42) * 0.97
+        min(
+            0.27 if middle else 1,
+            0.84 * np.sin(np.pi / around) / (1 + np.sin(np.pi / around)),
+            0.42,
+        )
+        * 0.97
     )
     far, copper = 0.83 - size, np.array([(0.78, 0.45, 0.28), (0.75, 0.72, 0.68)][s.integers(2)])
     colors = [tint(s, sat=(0.3, 0.95), value=(0.25, 0.95)) for _ in range(n)]
@@ -92,7 +111,10 @@ def cable_section(c):
         spot = (
             (0, 0)
             if middle and i == n - 1
-            else (far * np.cos(low + i * 2 * np.pi / around), far * np.sin(low + i * 2 * np.pi / around))
+            else (
+                far * np.cos(low + i * 2 * np.pi / around),
+                far * np.sin(low + i * 2 * np.pi / around),
+            )
         )
         at = c.sub(spot[0] + dx, spot[1] + dy, turns[i])
         at.paint(disc(size), size, colors[i], lift=0.05, bevel=0.03, gloss=0.2, over=True)
@@ -112,7 +134,16 @@ def component(c, kind, w, h, color, label, lead):
         c.sub(-w * 0.8, h * 0.7).paint(disc(0.1 * h), h, (0.2, 0.2, 0.2), lift=-0.02, bevel=0.02)
         c.write(label, h * 0.45, (0.6, 0.6, 0.6))
     elif kind == 1:
-        c.paint(box(w, h * 0.7, 0.01), 1.5 * w, lead, over=True, lift=0.04, bevel=0.02, gloss=0.5, metal=0.6)
+        c.paint(
+            box(w, h * 0.7, 0.01),
+            1.5 * w,
+            lead,
+            over=True,
+            lift=0.04,
+            bevel=0.02,
+            gloss=0.5,
+            metal=0.6,
+        )
         c.paint(box(w * 0.65, h * 0.7, 0.01), w * 1.2, color, lift=0.01, bevel=0.02, gloss=0.2)
         c.write(label[:2], h * 0.6, (0.85, 0.85, 0.85))
     elif kind == 2:
@@ -120,9 +151,13 @@ def component(c, kind, w, h, color, label, lead):
         c.paint(disc(h), h, lead, lift=0.02, bevel=0.02, gloss=0.5, metal=0.6)
         c.paint(lambda x, y: np.maximum(np.hypot(x, y) - h * 0.98, 0.4 * h - x), h, color * 0.5)
     else:
-        c.paint(box(w, h, 0.02), 1.5 * w, hsv(0, 0, 0.85), lift=0.1, bevel=0.02, gloss=0.2, over=True)
+        c.paint(
+            box(w, h, 0.02), 1.5 * w, hsv(0, 0, 0.85), lift=0.1, bevel=0.02, gloss=0.2, over=True
+        )
         for k in range(4):
-            c.sub((k - 1.5) * w * 0.45).paint(box(w * 0.14, h * 0.5), w, DARK, lift=-0.06, bevel=0.02)
+            c.sub((k - 1.5) * w * 0.45).paint(
+                box(w * 0.14, h * 0.5), w, DARK, lift=-0.06, bevel=0.02
+            )
 
 
 @family("circuit board", "printed circuit board", "electronic module", fill=(0.8, 1.6))
@@ -170,11 +205,15 @@ def circuit_board(c):
         x, y = (i % nx - (nx - 1) / 2) * cell[0], (i // nx - (ny - 1) / 2) * cell[1]
         todo.append((x, y, kind, w, h, color, label))
         c.sub(x, y).paint(
-            lambda x, y, w=w, h=h: np.abs(box(w * 1.15, h * 1.45)(x, y)) - 0.006, 2 * w, (0.9, 0.9, 0.88)
+            lambda x, y, w=w, h=h: np.abs(box(w * 1.15, h * 1.45)(x, y)) - 0.006,
+            2 * w,
+            (0.9, 0.9, 0.88),
         )
         c.sub(x - w, y + h * 1.8).write(label[:3], 0.07, (0.9, 0.9, 0.88))
         for side in (-1, 1):
-            c.sub(x + side * w * 0.8, y).paint(box(w * 0.15, h * 0.6), w, lead, 0.01, 0.01, 0.5, 0.6)
+            c.sub(x + side * w * 0.8, y).paint(
+                box(w * 0.15, h * 0.6), w, lead, 0.01, 0.01, 0.5, 0.6
+            )
     for i, dx, dy, a in c.parts(len(todo), 0.1, 0.35):
         x, y, *part = todo[i]
         component(c.sub(x + dx * 0.6, y + dy * 0.6, a), *part, lead)
@@ -184,13 +223,33 @@ def circuit_board(c):
 def socket(c):
     """Socket plate: recess, contact holes, screws and clips."""
     s = c.style
-    color = tint(s, sat=(0, 0.15), value=(0.75, 0.95)) if s.uniform() < 0.7 else tint(s, value=(0.1, 0.6))
+    color = (
+        tint(s, sat=(0, 0.15), value=(0.75, 0.95))
+        if s.uniform() < 0.7
+        else tint(s, value=(0.1, 0.6))
+    )
     n, deep, far = s.choice([2, 2, 3, 5]), s.uniform(0.6, 0.8), s.uniform(0.25, 0.42)
     kind, steel = s.integers(2), metal(s)
-    c.paint(box(1, 1, s.uniform(0.05, 0.4)) if s.uniform() < 0.7 else disc(1), 1.45, color, 0.1, 0.1, 0.35)
-    c.paint(disc(deep) if s.uniform() < 0.7 else box(deep, deep * 0.7, 0.2), 1, color * 0.93, -0.1, 0.06, 0.3)
+    c.paint(
+        box(1, 1, s.uniform(0.05, 0.4)) if s.uniform() < 0.7 else disc(1),
+        1.45,
+        color,
+        0.1,
+        0.1,
+        0.35,
+    )
+    c.paint(
+        disc(deep) if s.uniform() < 0.7 else box(deep, deep * 0.7, 0.2),
+        1,
+        color * 0.93,
+        -0.1,
+        0.06,
+        0.3,
+    )
     screws, tilt = s.integers(1, 3), s.uniform(0, 3)
-    spots = [("hole", far * np.cos(i * 2 * np.pi / n), far * np.sin(i * 2 * np.pi / n)) for i in range(n)]
+    spots = [
+        ("hole", far * np.cos(i * 2 * np.pi / n), far * np.sin(i * 2 * np.pi / n)) for i in range(n)
+    ]
     spots += [("clip", 0, side * deep * 0.85) for side in (-1, 1)] if s.uniform() < 0.5 else []
     spots += [("screw", 0, 0)] if screws == 1 else [("screw", -0.82, 0), ("screw", 0.82, 0)]
     for i, dx, dy, a in c.parts(len(spots), 0.14, 0.6):

@@ -18,7 +18,9 @@ def capsule(c):
     )
     inks = [(0.95, 0.95, 0.95) if k.mean() < 0.5 else (0.1, 0.1, 0.12) for k in colors]
     for _, dx, dy, _ in (
-        c.parts(1, 0.12) if c.chance.uniform() < 0.4 and c.fault == "misplaced_part" else [(0, 0, 0, 0)]
+        c.parts(1, 0.12)
+        if c.chance.uniform() < 0.4 and c.fault == "misplaced_part"
+        else [(0, 0, 0, 0)]
     ):
         half = stick(-1 + r, 0, 1 - r, 0, r)
         c.paint(half, 1, colors[0], lift=0.8 * r, bevel=r, gloss=0.45, grain=0.01)
@@ -54,7 +56,9 @@ def nut(c):
     c.paint(ring(bore, 0.8), 1, turned(s, color * 1.03, 0.05), lift=0.03, bevel=0.03, **shine)
     if s.uniform() < 0.5:
         for i in range(3):
-            c.sub(angle=i * 2 * np.pi / 3).sub(y=-0.7).write(words(s, 1), 0.12, color * 0.5, 0.1, -0.02)
+            c.sub(angle=i * 2 * np.pi / 3).sub(y=-0.7).write(
+                words(s, 1), 0.12, color * 0.5, 0.1, -0.02
+            )
     whole = [(0, 0, 0, 0)]
     gone = c.chance.uniform() < 0.5
     for _, dx, dy, _ in whole if c.fault == "missing_part" and gone else c.parts(1, 0.1):
@@ -63,7 +67,12 @@ def nut(c):
         for k in range(thread):
             far = bore * (0.98 - 0.05 * k)
             at.paint(
-                ring(far - 0.012, far + 0.012), 1, color * (0.9 - 0.12 * k), lift=0.03, bevel=0.02, **shine
+                ring(far - 0.012, far + 0.012),
+                1,
+                color * (0.9 - 0.12 * k),
+                lift=0.03,
+                bevel=0.02,
+                **shine,
             )
         at.cut(disc(bore * (0.95 - 0.05 * thread)), 1)
     corner, size = c.chance.integers(6), c.chance.uniform(0.25, 0.4)
@@ -89,18 +98,31 @@ def bottle(c):
             gloss=0.8,
         )
     whole = [(0, 0, 0, 0)]
-    rim, bite, size = c.chance.uniform() < 0.6, c.chance.uniform(0, 2 * np.pi), c.chance.uniform(0.15, 0.35)
+    rim, bite, size = (
+        c.chance.uniform() < 0.6,
+        c.chance.uniform(0, 2 * np.pi),
+        c.chance.uniform(0.15, 0.35),
+    )
     broken = rim and c.fault == "missing_part"
 
     def lip(x, y):
         gone = (
-            size - np.hypot(x - mouth * np.cos(bite), y - mouth * np.sin(bite)) + 0.03 * np.sin(9 * x + 7 * y)
+            size
+            - np.hypot(x - mouth * np.cos(bite), y - mouth * np.sin(bite))
+            + 0.03 * np.sin(9 * x + 7 * y)
         )
         return np.maximum(ring(throat, mouth)(x, y), gone) if broken else ring(throat, mouth)(x, y)
 
     for _, dx, dy, _ in c.parts(1, 0.1) if rim and not broken else whole:
         at = c.sub(dx, dy)
-        at.paint(lip, 1, np.minimum(glass * 1.5 + 0.05, 1), lift=0.12, bevel=(mouth - throat) / 2, gloss=1)
+        at.paint(
+            lip,
+            1,
+            np.minimum(glass * 1.5 + 0.05, 1),
+            lift=0.12,
+            bevel=(mouth - throat) / 2,
+            gloss=1,
+        )
         at.paint(
             disc(throat),
             1,
@@ -116,7 +138,12 @@ def bottle(c):
             continue
         away = 0.06 if hit and c.fault == "misplaced_part" else 0
         c.sub(angle=2 * np.pi * (i + 0.5 * bool(away)) / n).sub((mouth + 1) / 2 + away).paint(
-            box(kind, 0.6 / n), 0.2, np.minimum(glass * 2 + 0.1, 1), lift=0.05, bevel=0.03, gloss=0.8
+            box(kind, 0.6 / n),
+            0.2,
+            np.minimum(glass * 2 + 0.1, 1),
+            lift=0.05,
+            bevel=0.03,
+            gloss=0.8,
         )
 
 
@@ -163,7 +190,9 @@ def screw(c):
         at = c.sub(-0.85 + dx / 2, dy, a)
         if head == 0:
             at.paint(
-                lambda x, y: np.maximum(np.abs(y) - tall * (1 - (x + 0.12) / 0.3), np.abs(x) - 0.13),
+                lambda x, y: np.maximum(
+                    np.abs(y) - tall * (1 - (x + 0.12) / 0.3), np.abs(x) - 0.13
+                ),
                 0.5,
                 color,
                 lift=0.13,

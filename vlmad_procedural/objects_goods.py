@@ -31,7 +31,14 @@ def cookie(c):
         return dough * (1 - toast * np.exp(d / 0.1))[..., None]
 
     c.paint(
-        outline, 1.25, baked, lift=thick, bevel=0.12 + 0.3 * s.uniform(), gloss=0.05, mottle=rough, grain=0.08
+        outline,
+        1.25,
+        baked,
+        lift=thick,
+        bevel=0.12 + 0.3 * s.uniform(),
+        gloss=0.05,
+        mottle=rough,
+        grain=0.08,
     )
     bumps = c.rng.normal(size=c.coarse.shape)
     c.height += c.cover * rough * (2 * c.coarse + bumps * 0.5 + c.fine) * c.size / 224
@@ -41,7 +48,10 @@ def cookie(c):
     if kind == 0:
         k = s.integers(3, 6)
         for i, dx, dy, _ in c.parts(k * k, 0.1):
-            x, y = (np.array([i % k, i // k]) / (k - 1) - 0.5) * (1.5, 1.5 * aspect if square else 1.5)
+            x, y = (np.array([i % k, i // k]) / (k - 1) - 0.5) * (
+                1.5,
+                1.5 * aspect if square else 1.5,
+            )
             if square or np.hypot(x, y) < 0.8:
                 c.sub(x + dx, y + dy).paint(disc(0.045), 0.05, dough * 0.35, lift=-0.06, gloss=0)
         return
@@ -62,7 +72,9 @@ def cookie(c):
         c.sub(*spot, turns[i]).paint(tilt, 0.25, chip, lift=0.08, bevel=0.08, gloss=0.25, over=True)
     if c.fault == "missing_part":
         reach = 0.9 * (aspect if square else 1)
-        c.sub(reach * np.cos(bite), reach * np.sin(bite)).cut(blob([0.1, 0.08, 0.1], [1, 2, bite], 0.25), 0.4)
+        c.sub(reach * np.cos(bite), reach * np.sin(bite)).cut(
+            blob([0.1, 0.08, 0.1], [1, 2, bite], 0.25), 0.4
+        )
 
 
 @family("button", "cloth button", "shirt button", turn="free")
@@ -99,10 +111,16 @@ def brick(c):
     s = c.style
     nx, ny = s.integers(2, 7), s.integers(1, 5)
     nx, ny = max(nx, ny), min(nx, ny)
-    color, logo, cell = tint(s, sat=(0.1, 0.95), value=(0.25, 0.95)), words(s, s.integers(0, 3)), 1 / nx
+    color, logo, cell = (
+        tint(s, sat=(0.1, 0.95), value=(0.25, 0.95)),
+        words(s, s.integers(0, 3)),
+        1 / nx,
+    )
     c.paint(box(1, ny * cell, 0.03), 1.5, color, lift=0.1, bevel=0.03, gloss=0.5)
     if s.uniform() < 0.4:
-        c.paint(box(0.96, ny * cell - 0.04, 0.03), 1.5, color * 0.95, lift=-0.02, bevel=0.02, gloss=0.5)
+        c.paint(
+            box(0.96, ny * cell - 0.04, 0.03), 1.5, color * 0.95, lift=-0.02, bevel=0.02, gloss=0.5
+        )
     size, high = cell * s.uniform(0.45, 0.68), cell * s.uniform(0.2, 0.5)
     for i, dx, dy, a in c.parts(nx * ny, cell * 0.5, 0.6):
         at = c.sub((2 * (i % nx) + 1 - nx) * cell + dx, (2 * (i // nx) + 1 - ny) * cell + dy, a)
@@ -132,9 +150,13 @@ def pill_blister(c):
     size, label = cell * s.uniform(0.28, 0.36), words(s, 2)
     dome = ellipse(size * 1.28, size * (0.9 if oval else 1.28))
     body = ellipse(size, size * 0.6) if oval else disc(size)
-    spots = [((i % nx - (nx - 1) / 2) * cell, (i // nx - (ny - 1) / 2) * cell) for i in range(nx * ny)]
+    spots = [
+        ((i % nx - (nx - 1) / 2) * cell, (i // nx - (ny - 1) / 2) * cell) for i in range(nx * ny)
+    ]
     for x, y in spots:
-        c.sub(x, y).paint(dome, size * 1.3, foil * 0.85, lift=-0.02, bevel=0.03, gloss=0.5, metal=shiny * 0.6)
+        c.sub(x, y).paint(
+            dome, size * 1.3, foil * 0.85, lift=-0.02, bevel=0.03, gloss=0.5, metal=shiny * 0.6
+        )
     for i, dx, dy, a in c.parts(nx * ny, size * 0.6, 0.6):
         at = c.sub(spots[i][0] + dx, spots[i][1] + dy, a)
         at.paint(body, size, pill, lift=0.07, bevel=size * 0.5, gloss=0.15)
@@ -159,7 +181,10 @@ def tablets(c):
     body = [disc(size), ellipse(size, size * 0.55), box(size, size * 0.6, size * 0.35)][kind]
     speckle, ink = s.choice([0.01, 0.1]), color * s.uniform(0.3, 0.75)
     turns, low = r.uniform(0, 7, n), r.uniform(0, 7)
-    far, golden = size * 1.3 * np.sqrt(np.arange(n) + (0.3 if n > 1 else 0)), np.pi * (3 - np.sqrt(5))
+    far, golden = (
+        size * 1.3 * np.sqrt(np.arange(n) + (0.3 if n > 1 else 0)),
+        np.pi * (3 - np.sqrt(5)),
+    )
     whole = [(i, 0, 0, 0) for i in range(n)]
     for i in range(n):
         c.sub(angle=low + i * golden).sub(far[i], 0, turns[i]).paint(
@@ -179,7 +204,9 @@ def toothbrush(c):
     s, r = c.style, c.rng
     nx, ny = s.integers(6, 12), s.integers(3, 5)
     color, wide = tint(s, value=(0.3, 0.95)), ny * 0.8 / nx
-    c.sub(0.9).paint(stick(0, 0, 1.5, 0, wide * 0.5), 3, color, lift=0.15, bevel=wide * 0.5, gloss=0.4)
+    c.sub(0.9).paint(
+        stick(0, 0, 1.5, 0, wide * 0.5), 3, color, lift=0.15, bevel=wide * 0.5, gloss=0.4
+    )
     c.paint(box(1, wide + 0.1, wide), 1.5, color, lift=0.08, bevel=0.08, gloss=0.4)
     inks = [tint(s, sat=(0.01, top), value=(0.65, 0.98)) for top in (0.1, 0.4, 0.8)]
     size, jitter = 0.8 / nx, r.normal(size=(nx * ny, 2)) * 0.012
@@ -191,7 +218,8 @@ def toothbrush(c):
         at.paint(disc(size), size, ink * 0.55, lift=0.05, bevel=size, gloss=0.1)
         at.sub(*lean[i]).paint(
             lambda x, y: np.maximum(
-                np.hypot(x - pitch * np.round(x / pitch), y - pitch * np.round(y / pitch)) - 0.4 * pitch,
+                np.hypot(x - pitch * np.round(x / pitch), y - pitch * np.round(y / pitch))
+                - 0.4 * pitch,
                 np.hypot(x, y) - size * 0.95,
             ),
             size,
@@ -210,7 +238,9 @@ def comb(c):
     n, color, back = s.integers(9, 22), tint(s, sat=(0, 0.9)), s.uniform(0.15, 0.4)
     shine = dict(gloss=0.4, metal=s.choice([0, 0, 0.9]))
     long, pitch = s.uniform(0.6, 1.3), 1.9 / n
-    c.sub(y=-0.6).paint(box(1, back, s.uniform(0.02, 0.2)), 1.4, color, lift=0.1, bevel=0.06, **shine)
+    c.sub(y=-0.6).paint(
+        box(1, back, s.uniform(0.02, 0.2)), 1.4, color, lift=0.1, bevel=0.06, **shine
+    )
     if s.uniform() < 0.5:
         c.sub(y=-0.6).write(words(s, 7), back * 0.5, color * 0.6, 0.1, -0.02)
     low, half = back - 0.62, pitch * s.uniform(0.22, 0.36)
@@ -249,7 +279,9 @@ def nutshell(c):
         grain=0.08,
     )
     win, x, y = c.window(1.3)
-    c.height[win] += c.cover[win] * (rough * 8 * fibre(x, y) + pits * c.coarse[win] * 4) * c.size / 224
+    c.height[win] += (
+        c.cover[win] * (rough * 8 * fibre(x, y) + pits * c.coarse[win] * 4) * c.size / 224
+    )
     size = s.uniform(0.3, 0.5)
     patch = blob([0.1, 0.05, 0.04], [table[0], 1, 2], size, 1 / 1.6)
     for _, dx, dy, _ in c.parts(1, 0.35):
@@ -264,7 +296,9 @@ def nutshell(c):
             grain=0.08,
         )
     if s.uniform() < 0.4:
-        c.sub(0.5, 0.1).paint(ellipse(0.2, 0.04), 0.3, shell * 0.5, lift=-0.03, bevel=0.04, body=False)
+        c.sub(0.5, 0.1).paint(
+            ellipse(0.2, 0.04), 0.3, shell * 0.5, lift=-0.03, bevel=0.04, body=False
+        )
 
 
 @family("zipper", "zip fastener", "zip", turn="none", fill=(0.9, 1.5))
@@ -272,13 +306,19 @@ def zipper(c):
     """Two woven tapes with interlocking teeth and sometimes the slider."""
     s, r = c.style, c.rng
     c = c.sub(angle=s.integers(2) * np.pi / 2)
-    cloth, tooth = tint(s, sat=(0, 0.8), value=(0.06, 0.8)), metal(s) if s.uniform() < 0.6 else tint(s)
+    cloth, tooth = (
+        tint(s, sat=(0, 0.8), value=(0.06, 0.8)),
+        metal(s) if s.uniform() < 0.6 else tint(s),
+    )
     shine, weave = dict(gloss=0.4, metal=s.choice([0, 0.9])), s.uniform(0.02, 0.05)
     n, size = s.integers(9, 18), s.uniform(0.09, 0.16)
     shift, jitter = r.uniform(-0.5, 0.5), r.normal(size=(2 * n, 2)) * 0.006
 
     def tape(x, y, d):
-        return cloth * (1 + 0.16 * np.sin(x / weave * 3) * np.sin(y / weave * 3 + x / weave))[..., None]
+        return (
+            cloth
+            * (1 + 0.16 * np.sin(x / weave * 3) * np.sin(y / weave * 3 + x / weave))[..., None]
+        )
 
     for side in (-1, 1):
         c.sub(side * 0.43).paint(
@@ -293,14 +333,23 @@ def zipper(c):
             (i / 2 - n / 2 + shift) * pitch + jitter[i, 1] + dy / 2,
             a,
         )
-        at.paint(box(size, pitch * 0.24, pitch * 0.1), 2 * size, tooth, lift=0.08, bevel=pitch * 0.2, **shine)
+        at.paint(
+            box(size, pitch * 0.24, pitch * 0.1),
+            2 * size,
+            tooth,
+            lift=0.08,
+            bevel=pitch * 0.2,
+            **shine,
+        )
         at.sub(-side * size * 0.75).paint(
             disc(pitch * 0.3), size, tooth, lift=0.02, bevel=pitch * 0.3, **shine
         )
     if s.uniform() < 0.25:
         at = c.sub(0, s.uniform(-0.8, 0.8))
         at.paint(box(0.22, 0.26, 0.1), 0.5, tooth, lift=0.15, bevel=0.08, over=True, **shine)
-        at.sub(0, 0.4).paint(box(0.1, 0.32, 0.06), 0.5, tooth, lift=0.06, bevel=0.04, over=True, **shine)
+        at.sub(0, 0.4).paint(
+            box(0.1, 0.32, 0.06), 0.5, tooth, lift=0.06, bevel=0.04, over=True, **shine
+        )
         at.sub(0, 0.55).cut(box(0.05, 0.08, 0.03), 0.2, cloth)
 
 
@@ -314,7 +363,9 @@ def label_box(c):
         else tint(s, value=(0.3, 0.95))
     )
     long = s.uniform(0.6, 1)
-    c.paint(box(1, long, 0.02), 1.45, card, lift=0.15, bevel=0.03, gloss=0.06, grain=0.06, mottle=0.05)
+    c.paint(
+        box(1, long, 0.02), 1.45, card, lift=0.15, bevel=0.03, gloss=0.06, grain=0.06, mottle=0.05
+    )
     if s.uniform() < 0.5:
         c.paint(box(1, 0.1), 1.2, card * 0.8 + 0.12, gloss=0.4, alpha=0.6)
     paper = hsv(s.uniform(), s.choice([0.02, 0.03, 0.2]), 0.93)
@@ -339,4 +390,6 @@ def label_box(c):
         for _, ex, ey, turn in c.parts(1, 0.12, 0.4) if group == 1 else whole:
             at.sub(0.05 + ex, 0.23 + ey, turn).paint(barcode, 0.45, dark)
         for _, ex, ey, turn in c.parts(1, 0.1, 0.5) if group == 2 else whole:
-            at.sub(0.36 + ex, -0.07 + ey, turn).paint(blob([0.12, 0.1], [left, low], 0.1), 0.15, ink)
+            at.sub(0.36 + ex, -0.07 + ey, turn).paint(
+                blob([0.12, 0.1], [left, low], 0.1), 0.15, ink
+            )

@@ -34,7 +34,9 @@ class Canvas:
         self.fine, self.coarse = rng.normal(size=(size, size)), smooth(rng, size, 1 / 12)
         self.fine = self.fine * 0.6 + smooth(rng, size, 1 / 90) * 0.6
         azimuth, tilt = style.uniform(0, 2 * np.pi) + rng.normal() * 0.12, style.uniform(0.35, 0.95)
-        self.light = np.array([np.cos(azimuth) * tilt, np.sin(azimuth) * tilt, 1.0]) / np.hypot(1, tilt)
+        self.light = np.array([np.cos(azimuth) * tilt, np.sin(azimuth) * tilt, 1.0]) / np.hypot(
+            1, tilt
+        )
         self.ambient, self.exposure = (
             style.uniform(0.3, 0.65),
             style.uniform(0.85, 1.12) * rng.uniform(0.95, 1.05),
@@ -50,7 +52,9 @@ class Canvas:
         angle = rng.uniform(-free, free) + (style.integers(4) * np.pi / 2 if turn == "small" else 0)
         away = max(0, 1 - scale) * 0.35 + 0.02 + (0.32 if cut and style.uniform() < 0.2 else 0)
         self.unit = scale * size / 2
-        self.turn = self.unit * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        self.turn = self.unit * np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
         self.at = (size - 1) / 2 + rng.uniform(-away, away, 2) * size / 2
 
     def sub(self, x=0.0, y=0.0, angle=0.0, scale=1.0):
@@ -58,7 +62,9 @@ class Canvas:
         part = copy.copy(self)
         part.at, part.unit = self.turn @ (x, y) + self.at, self.unit * scale
         part.turn = (
-            self.turn @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
+            self.turn
+            @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            * scale
         )
         return part
 
@@ -67,7 +73,10 @@ class Canvas:
         reach = r * self.unit + 2
         low = np.clip(np.floor(self.at - reach), 0, self.size).astype(int)
         high = np.clip(np.ceil(self.at + reach) + 1, 0, self.size).astype(int)
-        px, py = np.arange(low[0], high[0]) - self.at[0], (np.arange(low[1], high[1]) - self.at[1])[:, None]
+        px, py = (
+            np.arange(low[0], high[0]) - self.at[0],
+            (np.arange(low[1], high[1]) - self.at[1])[:, None],
+        )
         (a, b), (p, q) = self.turn / self.unit**2
         return (slice(low[1], high[1]), slice(low[0], high[0])), px * a + py * p, px * b + py * q
 
@@ -117,7 +126,9 @@ class Canvas:
         a = np.clip(0.5 - d * self.unit, 0, 1) * self.cover[win]
         bottom = self.ground[win] * 0.8 if deep is None else np.asarray(deep)
         self.albedo[win] += a[..., None] * (bottom - self.albedo[win])
-        for layer in (self.height, self.gloss, self.metal) + ((self.cover,) if deep is None else ()):
+        for layer in (self.height, self.gloss, self.metal) + (
+            (self.cover,) if deep is None else ()
+        ):
             layer[win] *= 1 - a
 
     def write(self, string, height, color, weight=0.1, lift=0.0, **kw):
@@ -148,7 +159,9 @@ class Canvas:
         lx, ly, lz = self.light
         diffuse = np.clip(nx * lx + ny * ly + nz * lz, 0, None) / lz
         shade = self.ambient + (1 - self.ambient) * np.minimum(diffuse, 1.7)
-        mirror = np.sin(self.env[0] * (nx * lx + ny * ly) * 2 + self.env[1] * ny) + 0.35 * self.coarse
+        mirror = (
+            np.sin(self.env[0] * (nx * lx + ny * ly) * 2 + self.env[1] * ny) + 0.35 * self.coarse
+        )
         shade = shade + self.metal * (0.28 * mirror)
         low = ndimage.uniform_filter(z, max(3, int(self.size * 0.05)))
         shade *= np.clip(1 - 1.6 * (low - z) / (self.size * 0.05), 0.45, 1.06)
@@ -159,7 +172,11 @@ class Canvas:
         shade *= 1 - self.shadow * fall * (1 - self.cover)
         half = np.array([lx, ly, lz + 1]) / np.sqrt(lx**2 + ly**2 + (lz + 1) ** 2)
         glint = np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1) ** 48
-        image = (self.albedo * shade[..., None] + (self.gloss * glint)[..., None]) * self.exposure * self.tone
+        image = (
+            (self.albedo * shade[..., None] + (self.gloss * glint)[..., None])
+            * self.exposure
+            * self.tone
+        )
         return np.clip(ndimage.gaussian_filter(image, (self.blur, self.blur, 0), truncate=2), 0, 1)
 
 
@@ -179,10 +196,14 @@ def family(*nouns, name=None, fill=(0.55, 0.97), turn="small", cut=True):
         def make(style, rng, size, fault=None):
             if fault not in FAULTS:
                 raise ValueError(f"fault {fault!r} is unknown; use one of {FAULTS}")
-            seeds = [int(g.integers(2**62)) ^ salt for g in (style, rng)]  # families differ under equal seeds
+            seeds = [
+                int(g.integers(2**62)) ^ salt for g in (style, rng)
+            ]  # families differ under equal seeds
 
             def render(fault, attempt=0):
-                random = [np.random.default_rng(s) for s in (seeds[0], seeds[1], [seeds[1], attempt])]
+                random = [
+                    np.random.default_rng(s) for s in (seeds[0], seeds[1], [seeds[1], attempt])
+                ]
                 canvas = Canvas(*random, size, fault, fill, turn, cut)
                 draw(canvas)
                 return canvas.lit(), canvas

@@ -25,7 +25,14 @@ def ring_part(c):
     )
     mid, width = (inner + outer) / 2, outer - inner
     if s.uniform() < 0.4:
-        c.paint(ring(mid - 0.08 * width, mid + 0.08 * width), 1, color * 0.9, lift=-0.03, bevel=0.03, **shine)
+        c.paint(
+            ring(mid - 0.08 * width, mid + 0.08 * width),
+            1,
+            color * 0.9,
+            lift=-0.03,
+            bevel=0.03,
+            **shine,
+        )
     if s.uniform() < 0.3 and kind != 0:
         for i, letter in enumerate(words(s, s.integers(3, 7))):
             c.sub(angle=0.3 * i).sub(y=-mid).write(letter, width * 0.4, color * 0.4)
@@ -54,7 +61,9 @@ def gear(c):
     lift, tip = s.uniform(0.06, 0.14), s.uniform(0.3, 0.55)
 
     def tooth(x, y):
-        return np.maximum(np.abs(y) - (np.pi / n) * (0.62 - tip * (x + 0.9 - root) * 1.2), np.abs(x) - 0.1)
+        return np.maximum(
+            np.abs(y) - (np.pi / n) * (0.62 - tip * (x + 0.9 - root) * 1.2), np.abs(x) - 0.1
+        )
 
     which = c.chance.uniform() < 0.75
     holes, bore = s.choice([0, 3, 4, 5, 6, 8]), s.uniform(0.12, 0.3)
@@ -90,7 +99,9 @@ def coin(c):
                 disc(0.035), 0.04, color, 0.04, 0.035, **shine
             )
     span, low = s.uniform(0.29, 0.36), s.uniform(0, 7)
-    for i, dx, dy, a in c.parts(len(legend), 0.12, 0.7) if which == 1 or not beads else whole[: len(legend)]:
+    for i, dx, dy, a in (
+        c.parts(len(legend), 0.12, 0.7) if which == 1 or not beads else whole[: len(legend)]
+    ):
         c.sub(angle=low + i * span).sub(dx, dy - 0.68, a).write(
             legend[i], 0.2, color * 1.05, 0.12, 0.04, **shine
         )
@@ -124,7 +135,13 @@ def bearing(c):
     cage = None if s.uniform() < 0.4 else metal(s) * 0.8
     if cage is not None:
         c.paint(
-            ring(mid - size * 0.5, mid + size * 0.5), 1, cage, lift=0.05, bevel=0.03, gloss=0.3, metal=0.6
+            ring(mid - size * 0.5, mid + size * 0.5),
+            1,
+            cage,
+            lift=0.05,
+            bevel=0.03,
+            gloss=0.3,
+            metal=0.6,
         )
     if s.uniform() < 0.5:
         for i, letter in enumerate(words(s, 7)):
@@ -172,7 +189,9 @@ def threaded_rod(c):
     c.height[win] += inside * c.unit * (0.5 * radius * np.sqrt(1 - t * t) - deep * groove)
     if s.uniform() < 0.3:
         end = c.sub(s.choice([-1, 1]) * s.uniform(0.8, 1))
-        end.paint(box(0.3, radius * 1.25, 0.05), 2, color * 0.8, lift=0.3, bevel=0.2, gloss=0.4, metal=1)
+        end.paint(
+            box(0.3, radius * 1.25, 0.05), 2, color * 0.8, lift=0.3, bevel=0.2, gloss=0.4, metal=1
+        )
 
 
 @family("key", "door key", "latch key", turn="free", fill=(0.75, 1.05))
@@ -181,10 +200,17 @@ def key(c):
     s = c.style
     color, n, wide = metal(s), s.integers(4, 8), s.uniform(0.12, 0.2)
     shine = dict(gloss=0.5, metal=0.8)
-    bow = [disc(0.36), box(0.34, 0.38, 0.12), ngon(6, 0.34), blob([0.05, 0.16], [0, 0], 0.36)][s.integers(4)]
+    bow = [disc(0.36), box(0.34, 0.38, 0.12), ngon(6, 0.34), blob([0.05, 0.16], [0, 0], 0.36)][
+        s.integers(4)
+    ]
     plastic = s.uniform() < 0.3
     c.sub(0.2).paint(
-        box(0.78, wide, 0.03), 1, turned(s, color, 0.04, radial=False), lift=0.07, bevel=0.03, **shine
+        box(0.78, wide, 0.03),
+        1,
+        turned(s, color, 0.04, radial=False),
+        lift=0.07,
+        bevel=0.03,
+        **shine,
     )
     c.sub(-0.62).paint(
         bow,
@@ -196,12 +222,16 @@ def key(c):
         gloss=0.4,
         metal=0 if plastic else 0.8,
     )
-    c.sub(0.25, -wide * 0.2).paint(box(0.7, wide * 0.12), 0.8, color * 0.8, lift=-0.03, bevel=0.02, **shine)
+    c.sub(0.25, -wide * 0.2).paint(
+        box(0.7, wide * 0.12), 0.8, color * 0.8, lift=-0.03, bevel=0.02, **shine
+    )
     c.sub(-0.62, 0.18).write(words(s, 4), 0.09, color * 0.5, 0.1, -0.01)
     c.sub(-0.82).cut(disc(s.uniform(0.06, 0.11)), 0.15)
     deep, pitch = s.uniform(0.25, 0.8, n) * wide, 0.95 / n
     for i, dx, dy, a in c.parts(n, pitch * 0.5, 0.3):
-        c.sub(-0.02 + i * pitch + dx / 2, wide + dy / 3, a + np.pi / 4).cut(box(deep[i], deep[i]), 0.4)
+        c.sub(-0.02 + i * pitch + dx / 2, wide + dy / 3, a + np.pi / 4).cut(
+            box(deep[i], deep[i]), 0.4
+        )
 
 
 @family("lens", "glass disc", "camera lens", turn="free")
@@ -225,7 +255,10 @@ def lens(c):
         mottle=0.02,
     )
     for k in range(s.integers(1, 4)):
-        x, y = np.array([np.cos(k * 2.5 + 1), np.sin(k * 2.5 + 1)]) * glass * 0.45 + r.normal(size=2) * 0.03
+        x, y = (
+            np.array([np.cos(k * 2.5 + 1), np.sin(k * 2.5 + 1)]) * glass * 0.45
+            + r.normal(size=2) * 0.03
+        )
         c.sub(x, y, k).paint(
             ellipse(0.16 * glass, 0.07 * glass), 0.3, (1, 1, 1), alpha=s.uniform(0.15, 0.6), grain=0
         )
@@ -263,7 +296,9 @@ def blade(c):
     pitch, lean = 1.9 / n, s.uniform(0, 0.8)
     for i, dx, dy, a in c.parts(n, pitch * 0.35, 0.5) if which else whole:
         at = c.sub(
-            (i - (n - 1) / 2) * pitch * (1 if saw else 0.7) + dx - slope * wide * saw, wide + dy / 3 - 0.01, a
+            (i - (n - 1) / 2) * pitch * (1 if saw else 0.7) + dx - slope * wide * saw,
+            wide + dy / 3 - 0.01,
+            a,
         )
         if saw:
             at.paint(

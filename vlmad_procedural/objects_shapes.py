@@ -97,7 +97,8 @@ def blob(amplitudes, phases, r=1.0, aspect=1.0):
     def shape(x, y):
         a = np.arctan2(y * aspect, x)
         wave = sum(
-            m * np.cos((k + 2) * a + p) for k, (m, p) in enumerate(zip(amplitudes, phases, strict=True))
+            m * np.cos((k + 2) * a + p)
+            for k, (m, p) in enumerate(zip(amplitudes, phases, strict=True))
         )
         return np.hypot(x, y * aspect) - r * (1 + wave)
 
@@ -117,7 +118,9 @@ def text(words, height, weight=0.1):
                 stick(*np.multiply(p, step), *np.multiply(q, step), weight * height)
                 for p, q in zip(points, points[1:], strict=False)
             ]
-    return (lambda x, y: np.minimum.reduce([part(x, y) for part in parts])), step * 1.7 * len(words) + height
+    return (lambda x, y: np.minimum.reduce([part(x, y) for part in parts])), step * 1.7 * len(
+        words
+    ) + height
 
 
 def words(rng, n):
@@ -145,7 +148,10 @@ def turned(rng, color, amount=0.08, fine=120, radial=True):
     knots, table = np.linspace(-1.5, 1.5, fine), rng.normal(size=fine) * amount
 
     def shade(x, y, d):
-        return np.asarray(color) * (1 + np.interp(np.hypot(x, y) if radial else x, knots, table))[..., None]
+        return (
+            np.asarray(color)
+            * (1 + np.interp(np.hypot(x, y) if radial else x, knots, table))[..., None]
+        )
 
     return shade
 
@@ -157,22 +163,31 @@ def ground(style, rng, size):
         p=[0.34, 0.12, 0.12, 0.12, 0.12, 0.09, 0.09],
     )
     value = style.choice(
-        [style.uniform(0.82, 0.97), style.uniform(0.03, 0.2), style.uniform(0.3, 0.7)], p=[0.42, 0.25, 0.33]
+        [style.uniform(0.82, 0.97), style.uniform(0.03, 0.2), style.uniform(0.3, 0.7)],
+        p=[0.42, 0.25, 0.33],
     )
     color = hsv(style.uniform(), style.choice([0.03, 0.1, 0.4], p=[0.55, 0.3, 0.15]), value)
-    angle, pitch, depth = style.uniform(0, np.pi), style.uniform(3, 9) * size / 224, style.uniform(0.04, 0.14)
+    angle, pitch, depth = (
+        style.uniform(0, np.pi),
+        style.uniform(3, 9) * size / 224,
+        style.uniform(0.04, 0.14),
+    )
     y, x = np.mgrid[:size, :size] / 1.0
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     shift = rng.uniform(0, size)
     if kind == "wood":
         color = tint(style, (0.05, 0.11), (0.3, 0.6), (0.35, 0.8))
-        rings = v / (4 * pitch) + 0.8 * smooth(rng, size, 60 / 224) + 0.15 * smooth(rng, size, 8 / 224)
+        rings = (
+            v / (4 * pitch) + 0.8 * smooth(rng, size, 60 / 224) + 0.15 * smooth(rng, size, 8 / 224)
+        )
         wave = np.sin(2 * np.pi * rings) * 0.6 + smooth(rng, size, (2 / 224, 30 / 224)) * 0.5
     elif kind == "cloth":
         wave = np.sin(2 * np.pi * (u + shift) / pitch) * np.sin(2 * np.pi * (v + shift) / pitch)
         wave = wave + 0.5 * smooth(rng, size, 3 / 224)
     elif kind == "belt":
-        wave = np.tanh(3 * np.sin(2 * np.pi * (u + shift) / (pitch * 4))) + 0.4 * smooth(rng, size, 2 / 224)
+        wave = np.tanh(3 * np.sin(2 * np.pi * (u + shift) / (pitch * 4))) + 0.4 * smooth(
+            rng, size, 2 / 224
+        )
     elif kind == "stone":
         wave = 1.2 * smooth(rng, size, 2.5 / 224) + smooth(rng, size, 12 / 224)
     elif kind == "metal":

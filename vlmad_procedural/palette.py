@@ -25,7 +25,9 @@ def tone(style, hue=None, sat=(0.1, 0.7), val=(0.15, 0.9), grey=0.25):
 def near(style, base, spread=0.15):
     """A colour (3,) close to ``base``, mostly in brightness."""
     return np.clip(
-        base * (1 + spread * style.uniform(-1.5, 1.5)) + spread * 0.12 * style.uniform(-1, 1, 3), 0, 1
+        base * (1 + spread * style.uniform(-1.5, 1.5)) + spread * 0.12 * style.uniform(-1, 1, 3),
+        0,
+        1,
     )
 
 

@@ -19,7 +19,7 @@ from .fields import (
     strokes,
     warp,
     worley,
-)  # fmt: skip
+)
 from .palette import chance, lit, near, pick, place, tiles, tone
 
 
@@ -47,7 +47,10 @@ def barred_plate(style, rng, size):
         + style.uniform(0, 0.12) * smooth(rng, size, style.uniform(0.15, 0.6))
     )
     return _bars(
-        style, rng, size, grey + style.uniform(0.003, 0.02) * grain(rng, size, style.uniform(0, 1.2))
+        style,
+        rng,
+        size,
+        grey + style.uniform(0.003, 0.02) * grain(rng, size, style.uniform(0, 1.2)),
     )
 
 
@@ -88,7 +91,9 @@ def circuit_pattern(style, rng, size):
         direction = style.integers(8)
         for _ in range(style.integers(2, 6)):
             direction = (direction + style.integers(-1, 2)) % 8
-            move = np.round([np.sin(direction * np.pi / 4), np.cos(direction * np.pi / 4)]).astype(int)
+            move = np.round([np.sin(direction * np.pi / 4), np.cos(direction * np.pi / 4)]).astype(
+                int
+            )
             at = at + move * style.integers(1, 5)
             route.append(at)
         lines.append((np.array(route), style.uniform(0.12, 0.3)))
@@ -139,7 +144,8 @@ def die_grid(style, rng, size):
     image = lerp(street * np.ones((size, size, 1)), module, inside)
     image = lit(image, relief(inside * 2, style.uniform(0, 6.3), 0.8, 0.7), style.uniform(0, 0.4))
     return np.clip(
-        image * (0.92 + 0.16 * fractal(rng, size, 0.4, 3)[..., None]) + 0.01 * grain(rng, size)[..., None],
+        image * (0.92 + 0.16 * fractal(rng, size, 0.4, 3)[..., None])
+        + 0.01 * grain(rng, size)[..., None],
         0,
         1,
     )

@@ -29,14 +29,16 @@ from .fields import (
     unit,
     warp,
     worley,
-)  # fmt: skip
+)
 from .palette import chance, lit, mottle, near, pick, tone
 
 
 def stone(style, rng, size):
     """Granite (mineral grains) or marble (veins)."""
     base = tone(style, val=(0.2, 0.95), sat=(0.05, 0.45), grey=0.4)
-    minerals = np.stack([near(style, base, 0.5) for _ in range(5)] + [base * 0.35, base * 0.3 + 0.7])
+    minerals = np.stack(
+        [near(style, base, 0.5) for _ in range(5)] + [base * 0.35, base * 0.3 + 0.7]
+    )
     if chance(style, 0.6):
         y, x = warp(*coords(size), rng, 0.006, 0.03)
         d1, d2, cell = worley(rng, size, style.uniform(300, 3000), y=y, x=x)
@@ -53,7 +55,9 @@ def stone(style, rng, size):
     field = np.abs(unit(field) - 0.25)
     veins = np.exp(-field * style.uniform(8, 30)) * style.uniform(0.4, 1)
     image = lerp(
-        mottle(style, rng, size, base, 0.2), minerals[5] if chance(style, 0.5) else minerals[6], veins
+        mottle(style, rng, size, base, 0.2),
+        minerals[5] if chance(style, 0.5) else minerals[6],
+        veins,
     )
     return np.clip(image + 0.02 * grain(rng, size, 0.7)[..., None], 0, 1)
 
@@ -69,10 +73,16 @@ def paper(style, rng, size):
         start, angle, bend = rng.uniform(0, 1, 2), rng.uniform(0, np.pi), rng.normal()
         along = np.linspace(0, rng.uniform(0.01, 0.06), 4)
         lines.append(
-            (start + np.stack([along * np.sin(angle + bend * along * 20), along * np.cos(angle)], 1), 0.002)
+            (
+                start
+                + np.stack([along * np.sin(angle + bend * along * 20), along * np.cos(angle)], 1),
+                0.002,
+            )
         )
     image = lerp(image, near(style, base, 0.5), style.uniform(0.2, 0.7) * strokes(size, lines))
-    return np.clip(image * (1 + style.uniform(0.005, 0.03) * grain(rng, size, 0.6)[..., None]), 0, 1)
+    return np.clip(
+        image * (1 + style.uniform(0.005, 0.03) * grain(rng, size, 0.6)[..., None]), 0, 1
+    )
 
 
 def concrete(style, rng, size):
@@ -101,10 +111,14 @@ def terrazzo(style, rng, size):
     )
     gap = style.uniform(0.05, 0.4) * rng.uniform(0.4, 2.2, cell.max() + 1)[cell] * d2.mean()
     alpha = (
-        step(0, 0.006, d2 - d1 - gap) * (rng.uniform(size=cell.max() + 1) < style.uniform(0.4, 0.95))[cell]
+        step(0, 0.006, d2 - d1 - gap)
+        * (rng.uniform(size=cell.max() + 1) < style.uniform(0.4, 0.95))[cell]
     )
     return np.clip(
-        lerp(mottle(style, rng, size, base, 0.05), chips, alpha) + 0.015 * grain(rng, size)[..., None], 0, 1
+        lerp(mottle(style, rng, size, base, 0.05), chips, alpha)
+        + 0.015 * grain(rng, size)[..., None],
+        0,
+        1,
     )
 
 
@@ -132,7 +146,10 @@ def cork(style, rng, size):
     tint = tint * (1 - style.uniform(0.1, 0.6) * step(0.006, 0, d2 - d1)[..., None])
     specks = step(1.6, 2.4, smooth(rng, size, (0.015, 0.025)))
     return np.clip(
-        lerp(tint, base * 0.3, 0.8 * specks) * (0.85 + 0.3 * fractal(rng, size, 0.02, 2)[..., None]), 0, 1
+        lerp(tint, base * 0.3, 0.8 * specks)
+        * (0.85 + 0.3 * fractal(rng, size, 0.02, 2)[..., None]),
+        0,
+        1,
     )
 
 
@@ -162,7 +179,9 @@ def plaster(style, rng, size):
     base = tone(style, sat=(0.02, 0.4), val=(0.45, 0.95), grey=0.3)
     scale = style.uniform(0.03, 0.2)
     stretch = pick(style, 1, 1, 3)
-    height = fractal(rng, size, (scale, scale * stretch), 5, style.uniform(0.4, 0.65)) * size * scale
+    height = (
+        fractal(rng, size, (scale, scale * stretch), 5, style.uniform(0.4, 0.65)) * size * scale
+    )
     return lit(
         mottle(style, rng, size, base, 0.04),
         relief(height, style.uniform(0, 6.3), style.uniform(0.3, 1.5)),
@@ -211,9 +230,15 @@ def asphalt(style, rng, size):
     """Aggregate in dark binder, or sand paper, grit and gravel."""
     base = tone(style, (0.05, 0.7), (0.02, 0.2), (0.1, 0.5), 0.5)
     d1, d2, cell = worley(rng, size, style.uniform(500, 3500), 1)
-    stones = base * (1 + style.uniform(0.2, 0.9) * rng.normal(size=(cell.max() + 1, 1)))[cell] + 0.05
+    stones = (
+        base * (1 + style.uniform(0.2, 0.9) * rng.normal(size=(cell.max() + 1, 1)))[cell] + 0.05
+    )
     image = lerp(base * 0.5, np.clip(stones, 0, 1), step(0.1, 0.6, (d2 - d1) / d1.mean()))
-    return lit(image, relief(grain(rng, size, 1.0) * 2, style.uniform(0, 6.3), 0.6), style.uniform(0.1, 0.4))
+    return lit(
+        image,
+        relief(grain(rng, size, 1.0) * 2, style.uniform(0, 6.3), 0.6),
+        style.uniform(0.1, 0.4),
+    )
 
 
 def bread_crust(style, rng, size):
@@ -225,24 +250,34 @@ def bread_crust(style, rng, size):
         pale,
         brown,
         np.clip(
-            unit(height + style.uniform(0, 0.6) * fractal(rng, size, 0.5, 2)) * style.uniform(0.7, 1.2), 0, 1
+            unit(height + style.uniform(0, 0.6) * fractal(rng, size, 0.5, 2))
+            * style.uniform(0.7, 1.2),
+            0,
+            1,
         ),
     )
     pores = step(style.uniform(1.2, 2.2), 3.0, smooth(rng, size, style.uniform(0.015, 0.04)))
     shade = relief(height * size * 0.06 - pores, style.uniform(0, 6.3), 1, 0.6)
-    return lit(image, shade, style.uniform(0.1, 0.4)) * (1 - style.uniform(0.1, 0.5) * pores[..., None])
+    return lit(image, shade, style.uniform(0.1, 0.4)) * (
+        1 - style.uniform(0.1, 0.5) * pores[..., None]
+    )
 
 
 def fur(style, rng, size):
     """Fur, grass, bristles: streaks along a flowing direction."""
     base = tone(style, val=(0.2, 0.9))
     y, x = rotate(
-        *warp(*coords(size), rng, style.uniform(0.01, 0.06), style.uniform(0.1, 0.4)), style.uniform(0, np.pi)
+        *warp(*coords(size), rng, style.uniform(0.01, 0.06), style.uniform(0.1, 0.4)),
+        style.uniform(0, np.pi),
     )
     length = style.uniform(0.06, 0.3)
-    hairs = look_up(smooth(rng, size, (0.007, length)) + 0.7 * smooth(rng, size, (0.014, length * 0.6)), y, x)
+    hairs = look_up(
+        smooth(rng, size, (0.007, length)) + 0.7 * smooth(rng, size, (0.014, length * 0.6)), y, x
+    )
     image = lerp(
-        base, near(style, base, 0.8), step(-1, 1.5, look_up(smooth(rng, size, (0.02, length)), y, x))
+        base,
+        near(style, base, 0.8),
+        step(-1, 1.5, look_up(smooth(rng, size, (0.02, length)), y, x)),
     )
     return lit(image, np.tanh(hairs) * 0.8, style.uniform(0.2, 0.7))
 
@@ -256,14 +291,18 @@ def _gloss(style, rng, size):
         return np.exp(-(((y - at[0]) / style.uniform(0.02, 0.15)) ** 2))
     if kind == 1:
         return np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / style.uniform(0.05, 0.3) ** 2)
-    return box(y, x, at, (style.uniform(0.05, 0.2), style.uniform(0.1, 0.4)), soft=style.uniform(0.02, 0.1))
+    return box(
+        y, x, at, (style.uniform(0.05, 0.2), style.uniform(0.1, 0.4)), soft=style.uniform(0.02, 0.1)
+    )
 
 
 def plastic(style, rng, size):
     """Moulded or painted plastic with a fine grain and highlights."""
     base = tone(style, sat=(0.1, 0.95), val=(0.05, 0.95))
     peel = relief(
-        fractal(rng, size, style.uniform(0.015, 0.06), 2) * 4, style.uniform(0, 6.3), style.uniform(0.2, 1)
+        fractal(rng, size, style.uniform(0.015, 0.06), 2) * 4,
+        style.uniform(0, 6.3),
+        style.uniform(0.2, 1),
     )
     image = lit(mottle(style, rng, size, base, 0.03, 0.8), peel, style.uniform(0.01, 0.25))
     return lerp(
@@ -279,14 +318,31 @@ def gradient(style, rng, size):
     other = near(style, base, style.uniform(0.05, 0.5))
     y, x = rotate(*coords(size), style.uniform(0, 6.3) + 0.2 * rng.normal())
     image = lerp(base, other, np.clip(y + 0.1 * rng.normal() + 0.1 * smooth(rng, size, 0.6), 0, 1))
-    return np.clip(image + style.uniform(0, 0.025) * grain(rng, size, style.uniform(0, 1.5))[..., None], 0, 1)
+    return np.clip(
+        image + style.uniform(0, 0.025) * grain(rng, size, style.uniform(0, 1.5))[..., None], 0, 1
+    )
 
 
 PHOTOS = (
-    "brick.png", "grass.png", "gravel.png", "coins.png", "moon.png", "cell.png", "ihc.png",
-    "coffee.png", "hubble_deep_field.jpg", "retina.jpg", "page.png", "chelsea.png",
-    "motorcycle_left.png", "rocket.jpg", "camera.png", "astronaut.png", "china.jpg", "flower.jpg",
-)  # fmt: skip
+    "brick.png",
+    "grass.png",
+    "gravel.png",
+    "coins.png",
+    "moon.png",
+    "cell.png",
+    "ihc.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+    "page.png",
+    "chelsea.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+    "camera.png",
+    "astronaut.png",
+    "china.jpg",
+    "flower.jpg",
+)
 
 
 @lru_cache(maxsize=32)
@@ -307,7 +363,9 @@ def photo(style, rng, size):
     picture = pictures[style.integers(len(pictures))]
     side = min(picture.size) * style.uniform(0.3, 0.95)
     left, top = (rng.uniform(0, extent - side) for extent in picture.size)
-    pixels = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    pixels = picture.resize(
+        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+    )
     image = np.asarray(pixels, float) / 255
     gray = grey(image)[..., None]
     image = np.clip(gray + (image - gray) * style.uniform(0, 1.3), 0, 1)
@@ -315,7 +373,25 @@ def photo(style, rng, size):
     return np.clip((image * tint) ** style.uniform(0.7, 1.4) * style.uniform(0.7, 1.1), 0, 1)
 
 
-SURFACES = {f.__name__: f for f in (
-    stone, paper, concrete, terrazzo, felt, cork, foam, plaster, cast_metal,
-    hammered_metal, ceramic_glaze, asphalt, bread_crust, fur, plastic, gradient, photo,
-)}  # fmt: skip
+SURFACES = {
+    f.__name__: f
+    for f in (
+        stone,
+        paper,
+        concrete,
+        terrazzo,
+        felt,
+        cork,
+        foam,
+        plaster,
+        cast_metal,
+        hammered_metal,
+        ceramic_glaze,
+        asphalt,
+        bread_crust,
+        fur,
+        plastic,
+        gradient,
+        photo,
+    )
+}

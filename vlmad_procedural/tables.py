@@ -125,12 +125,22 @@ DEFECT_TYPES = {
     ),
     "displaced_texture": Defect(
         "train",
-        ("with a distorted pattern", "with a structural defect", "with a displaced area", "misaligned"),
+        (
+            "with a distorted pattern",
+            "with a structural defect",
+            "with a displaced area",
+            "misaligned",
+        ),
         (0.006, 0.1),
     ),
     "dark_region": Defect(
         "train",
-        ("with a dark region", "with a dark area", "with uneven brightness", "with an inactive area"),
+        (
+            "with a dark region",
+            "with a dark area",
+            "with uneven brightness",
+            "with an inactive area",
+        ),
         (0.01, 0.25),
     ),
     "blur_patch": Defect(
@@ -186,7 +196,11 @@ DEFECT_TYPES = {
 }
 PART_FAULTS = ("missing_part", "misplaced_part")  # drawn by the object itself
 
-_NO_STRUCTURE = {"displaced_texture", "blur_patch", "erosion"}  # say nothing on a surface without texture
+_NO_STRUCTURE = {
+    "displaced_texture",
+    "blur_patch",
+    "erosion",
+}  # say nothing on a surface without texture
 _RANDOM = (
     "stone",
     "concrete",
@@ -213,4 +227,6 @@ def defects_of(family, role=None):
     """Names of the faults that make sense on ``family`` and have ``role`` (default: the family's own)."""
     role = role or FAMILIES[family].role
     barred = set(_WITHOUT.get(family, ())) | (set() if family in OBJECTS else set(PART_FAULTS))
-    return tuple(name for name, defect in DEFECT_TYPES.items() if defect.role == role and name not in barred)
+    return tuple(
+        name for name, defect in DEFECT_TYPES.items() if defect.role == role and name not in barred
+    )

@@ -22,9 +22,14 @@ def carpet(style, rng, size):
     loops = np.exp(-(v * v + u * u) * style.uniform(2, 8)) * style.uniform(0, 1)
     pile = relief(grain(rng, size, style.uniform(0.5, 1.4)) * 2, style.uniform(0, 6.3), 0.7)
     yarn = rng.uniform(size=4096)[cell] if chance(style, 0.5) else fractal(rng, size, 0.02, 2)
-    image = lerp(base, near(style, base, style.uniform(0.1, 0.9)), yarn) * (0.6 + 0.5 * loops[..., None])
+    image = lerp(base, near(style, base, style.uniform(0.1, 0.9)), yarn) * (
+        0.6 + 0.5 * loops[..., None]
+    )
     return np.clip(
-        lit(image, pile, style.uniform(0.1, 0.5)) * (0.9 + 0.2 * fractal(rng, size, 0.3, 3)[..., None]), 0, 1
+        lit(image, pile, style.uniform(0.1, 0.5))
+        * (0.9 + 0.2 * fractal(rng, size, 0.3, 3)[..., None]),
+        0,
+        1,
     )
 
 
@@ -38,7 +43,8 @@ def grid(style, rng, size):
     a, b = (np.abs((t % 1) - 0.5) for t in (y * n, x * n * ratio))
     soft = style.uniform(0.02, 0.1) + n / size
     bars = np.maximum(
-        step(0.5 - thick - soft, 0.5 - thick + soft, a), step(0.5 - thick - soft, 0.5 - thick + soft, b)
+        step(0.5 - thick - soft, 0.5 - thick + soft, a),
+        step(0.5 - thick - soft, 0.5 - thick + soft, b),
     )
     image = lerp(ground * np.ones(3), bar * tone(style, sat=(0, 0.2), val=1.0, grey=0.7), bars)
     image = lit(image, relief(bars * 3, style.uniform(0, 6.3), 1, 0.5), style.uniform(0, 0.5))
@@ -66,7 +72,8 @@ def knit(style, rng, size):
     row = np.floor(slant)
     v = slant - row - 0.5
     lobes = (
-        np.sqrt(np.clip(1 - (v / 0.5) ** 2, 0, 1)) * np.clip(np.sin(2 * np.pi * np.abs(u)), 0.05, 1) ** 0.4
+        np.sqrt(np.clip(1 - (v / 0.5) ** 2, 0, 1))
+        * np.clip(np.sin(2 * np.pi * np.abs(u)), 0.05, 1) ** 0.4
     )
     stripe = (row % style.integers(2, 9) == 0) * pick(style, 0, 0, 1)
     yarn = lerp(base, tone(style, val=(0.15, 0.9)), stripe * np.ones_like(y))
@@ -121,7 +128,9 @@ def _motif(style, v, u):
         return np.maximum(np.abs(v), np.abs(u)) - size
     if kind == 4:
         arm = size * style.uniform(0.15, 0.4)
-        return np.maximum(np.minimum(np.abs(v), np.abs(u)) - arm, np.maximum(np.abs(v), np.abs(u)) - size)
+        return np.maximum(
+            np.minimum(np.abs(v), np.abs(u)) - arm, np.maximum(np.abs(v), np.abs(u)) - size
+        )
     glyph = style.uniform(size=(7, 5)) < 0.5
     row, column = ((t / (2.4 * size) + 0.5) * k for t, k in ((v, 7), (u, 5)))
     inside = (row >= 0) & (row < 7) & (column >= 0) & (column < 5)
@@ -143,7 +152,9 @@ def printed_pattern(style, rng, size):
             level = _motif(style, *tiles(y + dy / n, x + dx / n, n, kind)[:2])
         image = lerp(image, ink, style.uniform(0.5, 1) * step(n / size, -n / size, level))
     cloth = np.sin(2 * np.pi * x * 70) * np.sin(2 * np.pi * y * 70) * style.uniform(0, 0.1)
-    return np.clip(lit(image, cloth + 0.15 * smooth(rng, size, 0.01), style.uniform(0.1, 0.6)), 0, 1)
+    return np.clip(
+        lit(image, cloth + 0.15 * smooth(rng, size, 0.01), style.uniform(0.1, 0.6)), 0, 1
+    )
 
 
 def tread_plate(style, rng, size):
@@ -171,14 +182,32 @@ def granules(style, rng, size):
     d1, d2, cell = worley(rng, size, n, style.uniform(0.5, 0.8), y=y * stretch, x=x)
     tint = base * (1 + style.uniform(0.02, 0.25) * rng.normal(size=(cell.max() + 1, 1)))[cell]
     dome = np.sqrt(np.clip(1 - (d1 / (d1.mean() * 1.55)) ** 2, 0, 1))
-    shade = relief(dome * size / np.sqrt(n) * 0.5, style.uniform(0, 6.3), style.uniform(0.6, 1.4), 0.6)
-    image = lit(np.clip(tint * (0.2 + 0.8 * dome[..., None] ** 0.5), 0, 1), shade, style.uniform(0.2, 0.6))
+    shade = relief(
+        dome * size / np.sqrt(n) * 0.5, style.uniform(0, 6.3), style.uniform(0.6, 1.4), 0.6
+    )
+    image = lit(
+        np.clip(tint * (0.2 + 0.8 * dome[..., None] ** 0.5), 0, 1), shade, style.uniform(0.2, 0.6)
+    )
     return lerp(image, np.ones(3), style.uniform(0, 0.8) * step(0.55, 0.95, shade * dome))
 
 
-TRAIN_TEXTURES = {f.__name__: f for f in (
-    carpet, grid, corduroy, knit, perforated_sheet, printed_pattern, tread_plate, granules,
-)} | PLATES | SURFACES  # fmt: skip
+TRAIN_TEXTURES = (
+    {
+        f.__name__: f
+        for f in (
+            carpet,
+            grid,
+            corduroy,
+            knit,
+            perforated_sheet,
+            printed_pattern,
+            tread_plate,
+            granules,
+        )
+    }
+    | PLATES
+    | SURFACES
+)
 
 
 TEXTURES = TRAIN_TEXTURES | EVAL_TEXTURES

@@ -6,7 +6,20 @@ keeps, ``rng`` what differs from image to image.
 
 import numpy as np
 
-from .fields import colour, coords, fractal, lerp, look_up, relief, rotate, smooth, step, unit, warp, worley
+from .fields import (
+    colour,
+    coords,
+    fractal,
+    lerp,
+    look_up,
+    relief,
+    rotate,
+    smooth,
+    step,
+    unit,
+    warp,
+    worley,
+)
 from .palette import chance, lit, near, pick, place, tone
 
 
@@ -21,10 +34,15 @@ def weave(style, rng, size):
     over = (np.floor(row / group) + np.floor(column / group)) % repeat < repeat / 2
     v, u = y * n - row - 0.5, x * n - column - 0.5
     across, along = np.where(over, u, v), np.where(over, v, u)
-    height = np.sqrt(np.clip(1 - (across / 0.52) ** 2, 0, 1)) * (0.65 + 0.35 * np.cos(np.pi * along))
+    height = np.sqrt(np.clip(1 - (across / 0.52) ** 2, 0, 1)) * (
+        0.65 + 0.35 * np.cos(np.pi * along)
+    )
     yarns = 1 + 0.08 * rng.normal(size=(2, 512))
     shade = np.where(over, yarns[0][(column.astype(int)) % 512], yarns[1][(row.astype(int)) % 512])
-    image = np.where(over[..., None], warp_yarn, weft_yarn) * (shade * (0.25 + 0.75 * height))[..., None]
+    image = (
+        np.where(over[..., None], warp_yarn, weft_yarn)
+        * (shade * (0.25 + 0.75 * height))[..., None]
+    )
     fibres = np.where(over, smooth(rng, size, (0.03, 0.006)), smooth(rng, size, (0.006, 0.03)))
     return lit(np.clip(image, 0, 1), np.tanh(fibres), style.uniform(0.05, 0.25))
 
@@ -39,12 +57,16 @@ def leather(style, rng, size):
         rng, size, style.uniform(0.04, 0.1), 3
     )
     image = lerp(
-        base * style.uniform(0.62, 0.9), near(style, base, 0.08), step(0, 0.8, (d2 - d1) / d1.mean())
+        base * style.uniform(0.62, 0.9),
+        near(style, base, 0.08),
+        step(0, 0.8, (d2 - d1) / d1.mean()),
     )
     image = image * (0.85 + 0.3 * fractal(rng, size, 0.35, 3)[..., None])
     shade = relief(height * 1.5, style.uniform(0, 6.3), style.uniform(0.4, 1), 0.8)
     return lerp(
-        lit(image, shade, style.uniform(0.1, 0.4)), np.ones(3), style.uniform(0, 0.2) * np.clip(shade, 0, 1)
+        lit(image, shade, style.uniform(0.1, 0.4)),
+        np.ones(3),
+        style.uniform(0, 0.2) * np.clip(shade, 0, 1),
     )
 
 
@@ -58,7 +80,9 @@ def wood(style, rng, size):
     offset = rng.normal(size=64)[plank.astype(int) % 64]
     centre = 0.5 + 0.6 * offset
     bend = 0.05 * smooth(rng, size, (0.5, 1.2))
-    field = np.hypot(across - centre + bend, (along - 0.5 - 0.3 * offset) * style.uniform(0.05, 0.25))
+    field = np.hypot(
+        across - centre + bend, (along - 0.5 - 0.3 * offset) * style.uniform(0.05, 0.25)
+    )
     field = field + 0.004 * smooth(rng, size, (0.03, 0.3))
     phase = (field * style.uniform(12, 40)) % 1
     rings = phase ** style.uniform(1, 4) * step(1, 0.9, phase)
@@ -66,7 +90,9 @@ def wood(style, rng, size):
     pores = step(1.5, 2.5, smooth(rng, size, (0.006, 0.05)))
     fibre, pores = (look_up(f, across, along) for f in (fibre, pores))
     image = lerp(pale, dark, np.clip(style.uniform(0.4, 0.9) * rings + 0.1 * fibre, 0, 1))
-    image = image * (1 + 0.06 * offset[..., None]) * (1 - style.uniform(0.1, 0.5) * pores[..., None])
+    image = (
+        image * (1 + 0.06 * offset[..., None]) * (1 - style.uniform(0.1, 0.5) * pores[..., None])
+    )
     if boards:
         border = np.abs(plank - np.roll(plank, 1, 0)) + np.abs(plank - np.roll(plank, 1, 1)) > 0
         border[0], border[:, 0] = False, False
@@ -100,7 +126,10 @@ def tile(style, rng, size):
 
 def mesh(style, rng, size):
     """Wire netting: round wires crossing over and under, or a honeycomb, before a distant ground."""
-    wire, ground = tone(style, sat=(0, 0.3), val=(0.35, 0.95), grey=0.7), tone(style, val=(0.02, 0.5))
+    wire, ground = (
+        tone(style, sat=(0, 0.3), val=(0.35, 0.95), grey=0.7),
+        tone(style, val=(0.02, 0.5)),
+    )
     image = ground * (0.7 + 0.6 * fractal(rng, size, 0.5, 3)[..., None])
     y, x = warp(*place(style, rng, size), rng, style.uniform(0.001, 0.003), 0.2)
     n, radius = style.uniform(7, 20), style.uniform(0.1, 0.22)
@@ -141,9 +170,13 @@ def brushed_metal(style, rng, size):
     base = tone(style, pick(style, (0.55, 0.65), (0.06, 0.12)), (0.02, 0.4), (0.35, 0.85), 0.5)
     turn = pick(style, 0, np.pi / 2, style.uniform(0, np.pi)) + 0.02 * rng.normal()
     y, x = rotate(*coords(size), turn)
-    streaks = smooth(rng, size, (0.005, style.uniform(0.2, 0.8))) + 0.6 * smooth(rng, size, (0.015, 1.5))
+    streaks = smooth(rng, size, (0.005, style.uniform(0.2, 0.8))) + 0.6 * smooth(
+        rng, size, (0.015, 1.5)
+    )
     streaks = np.tanh(look_up(streaks, y, x) / 1.5)
-    shine = np.exp(-((y - rng.uniform(0.2, 0.8)) ** 2) / style.uniform(0.05, 0.4)) * style.uniform(0, 0.4)
+    shine = np.exp(-((y - rng.uniform(0.2, 0.8)) ** 2) / style.uniform(0.05, 0.4)) * style.uniform(
+        0, 0.4
+    )
     image = base * (0.85 + shine + 0.15 * unit(smooth(rng, size, 0.8)))[..., None]
     return lit(np.clip(image, 0, 1), streaks, style.uniform(0.04, 0.25))
 

@@ -35,8 +35,10 @@ class DiskStore:
         other = sorted(path.name for path in folder.glob("v[0-9]*") if path.name != f"v{LAYOUT}")
         if other and folder not in _TOLD:
             _TOLD.add(folder)
-            warnings.warn(f"the feature store {folder} also holds {', '.join(other)}, written by another version of the package. This one "
-                          f"reads v{LAYOUT} only and computes what is missing; remove the other folders when nothing else reads them.")
+            warnings.warn(
+                f"the feature store {folder} also holds {', '.join(other)}, written by another version of the package. This one "
+                f"reads v{LAYOUT} only and computes what is missing; remove the other folders when nothing else reads them."
+            )
 
     def path(self, kind, key):
         return self.folder / kind / key[:2] / f"{key}.safetensors"
@@ -48,14 +50,20 @@ class DiskStore:
         path = self.path(kind, key)
         array = np.ascontiguousarray(array)
         try:
-            with paths.atomic_write(path) as temporary:  # not save_file, whose own temporary file outlives a kill
-                temporary.write_bytes(save({"x": array}, metadata={"crc32": str(zlib.crc32(array))}))
+            with paths.atomic_write(
+                path
+            ) as temporary:  # not save_file, whose own temporary file outlives a kill
+                temporary.write_bytes(
+                    save({"x": array}, metadata={"crc32": str(zlib.crc32(array))})
+                )
         except OSError as error:
             raise self._not_writable(error) from error
 
     def _not_writable(self, error):
-        return StoreError(f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
-                          "get the right to write there, set VLMAD_STORE (or store=) to another folder, or pass store=None.")
+        return StoreError(
+            f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it holds is kept. Make room and "
+            "get the right to write there, set VLMAD_STORE (or store=) to another folder, or pass store=None."
+        )
 
     def get(self, kind, key):
         """The array, or None when it is missing or does not read as it was written (then it is removed)."""
@@ -70,7 +78,9 @@ class DiskStore:
             return None
         except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
             reason = str(error)
-        warnings.warn(f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again.")
+        warnings.warn(
+            f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again."
+        )
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -25,25 +25,42 @@ class Sample:
         self.test = self.index[self.index["split"] == "test"].reset_index(drop=True)
         self.labels, self.draws, self.seed = self.test["label"].to_numpy(), draws, seed
         self.groups = self.test.groupby(["dataset", "category"], sort=False).indices
-        self.datasets = {d: {c: rows for (name, c), rows in self.groups.items() if name == d} for d, _ in self.groups}
+        self.datasets = {
+            d: {c: rows for (name, c), rows in self.groups.items() if name == d}
+            for d, _ in self.groups
+        }
 
     def each(self, score):
         """Image scores (B,) and maps (B, h, w) of all test images; ``score``: (rows, noun) of one category -> Scores."""
-        found = {name: score(rows, self.test["object_name"][rows[0]]) for name, rows in self.groups.items()}
+        found = {
+            name: score(rows, self.test["object_name"][rows[0]])
+            for name, rows in self.groups.items()
+        }
         first = next(iter(found.values()))
-        image, maps = np.empty(len(self.test)), np.empty((len(self.test), *first.maps.shape[1:]), np.float32)
+        image, maps = (
+            np.empty(len(self.test)),
+            np.empty((len(self.test), *first.maps.shape[1:]), np.float32),
+        )
         for name, rows in self.groups.items():
             image[rows], maps[rows] = found[name].image.numpy(), found[name].maps.numpy()
         return image, maps
 
     def auroc(self, scores, dataset, categories=None):
         """Interval of the image AUROC of scores (B,), mean over the categories (or over some of them)."""
-        parts = {c: (scores[rows], self.labels[rows]) for c, rows in self.datasets[dataset].items() if c in (categories or [c])}
+        parts = {
+            c: (scores[rows], self.labels[rows])
+            for c, rows in self.datasets[dataset].items()
+            if c in (categories or [c])
+        }
         return evaluation.bootstrap_mean(parts, n=self.draws, seed=self.seed)
 
     def gap(self, a, b, dataset, categories=None):
         """Paired Difference of the image AUROC of scores a minus scores b."""
-        parts = {c: (a[rows], b[rows], self.labels[rows]) for c, rows in self.datasets[dataset].items() if c in (categories or [c])}
+        parts = {
+            c: (a[rows], b[rows], self.labels[rows])
+            for c, rows in self.datasets[dataset].items()
+            if c in (categories or [c])
+        }
         return evaluation.paired(parts, n=4 * self.draws, seed=self.seed)
 
     def table(self, scores, against=None):
@@ -55,10 +72,20 @@ class Sample:
         for name, x in scores.items():
             lines[name] = {d: as_text(self.auroc(x, d)) for d in self.datasets}
             if against is not None and name != against:
-                lines[name] |= {f"{d}, difference": as_text(self.gap(x, scores[against], d), "+.3f") for d in self.datasets}
+                lines[name] |= {
+                    f"{d}, difference": as_text(self.gap(x, scores[against], d), "+.3f")
+                    for d in self.datasets
+                }
         lines["chance"] = dict.fromkeys(self.datasets, "0.50")
-        lines["images (categories)"] = {d: f"{sum(map(len, c.values()))} ({len(c)})" for d, c in self.datasets.items()}
-        columns = [c for d in self.datasets for c in (d, f"{d}, difference") if c == d or against is not None and len(scores) > 1]
+        lines["images (categories)"] = {
+            d: f"{sum(map(len, c.values()))} ({len(c)})" for d, c in self.datasets.items()
+        }
+        columns = [
+            c
+            for d in self.datasets
+            for c in (d, f"{d}, difference")
+            if c == d or against is not None and len(scores) > 1
+        ]
         return pd.DataFrame(lines).T[columns].fillna("")
 
     def pixels(self, maps, size=(112, 112)):
@@ -69,7 +96,10 @@ class Sample:
             if part.loc[part["label"] == 1, "mask_path"].notna().all():
                 up, masks = upsample(maps[rows], size).numpy(), data.read_masks(part, size)
                 ranking = evaluation.rank(up, masks, regions=True)
-                lines[name] = {"pixel_auroc": evaluation.auroc(ranking), "aupro": evaluation.aupro(ranking)}
+                lines[name] = {
+                    "pixel_auroc": evaluation.auroc(ranking),
+                    "aupro": evaluation.aupro(ranking),
+                }
         index = pd.MultiIndex.from_tuples(lines, names=["dataset", "category"])
         return pd.DataFrame(list(lines.values()), index, ["pixel_auroc", "aupro"])
 
@@ -82,5 +112,9 @@ def as_text(interval, form=".2f"):
 def over_categories(differences, draws=2000, seed=0):
     """Interval of the mean of differences, one per category, the categories drawn with replacement."""
     differences = np.asarray(differences, float)
-    drawn = differences[np.random.default_rng(seed).integers(len(differences), size=(draws, len(differences)))].mean(axis=1)
-    return evaluation.Interval(float(differences.mean()), *np.quantile(drawn, [0.025, 0.975]).tolist())
+    drawn = differences[
+        np.random.default_rng(seed).integers(len(differences), size=(draws, len(differences)))
+    ].mean(axis=1)
+    return evaluation.Interval(
+        float(differences.mean()), *np.quantile(drawn, [0.025, 0.975]).tolist()
+    )

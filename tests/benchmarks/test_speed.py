@@ -22,7 +22,12 @@ def test_alternatives_are_timed_in_turn_and_the_first_round_does_not_count(monke
     assert order == ["a", "b"] * 3
     assert found["a"].tolist() == [3, 5] and found["b"].tolist() == [40, 60]
     row = timing.table_row("p", "b / a", found["b"] / found["a"], "x")
-    assert (row["median"], row["low"], row["high"], row["rounds"]) == (np.median([40 / 3, 12]), 12, 40 / 3, 2)
+    assert (row["median"], row["low"], row["high"], row["rounds"]) == (
+        np.median([40 / 3, 12]),
+        12,
+        40 / 3,
+        2,
+    )
 
 
 def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
@@ -34,10 +39,26 @@ def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     """No process is started for a memory; the table would go to an empty folder."""
-    monkeypatch.setattr(speed, "in_fresh_process", lambda task, *arguments: (task(*arguments)() is None or 1.0, 1.0))
+    monkeypatch.setattr(
+        speed, "in_fresh_process", lambda task, *arguments: (task(*arguments)() is None or 1.0, 1.0)
+    )
     monkeypatch.setenv("VLMAD_RESULTS", str(tmp_path))
-    monkeypatch.setattr(speed, "QUICK", speed.QUICK | {"rounds": 1, "batches": (2,), "step": 20, "sets": 5, "images": 6, "maps": 6,
-                                                       "side": 32, "study": 4, "grow": (3, 6)})
+    monkeypatch.setattr(
+        speed,
+        "QUICK",
+        speed.QUICK
+        | {
+            "rounds": 1,
+            "batches": (2,),
+            "step": 20,
+            "sets": 5,
+            "images": 6,
+            "maps": 6,
+            "side": 32,
+            "study": 4,
+            "grow": (3, 6),
+        },
+    )
     return tmp_path
 
 
@@ -45,7 +66,11 @@ def test_every_part_gives_rows_that_can_be_told_apart(here, capsys):
     table = speed.main(["--quick"])
     assert set(table["part"].str.split(",").str[0]) == {"windows", "scoring", "study", "growth"}
     assert not table.duplicated(["part", "what"]).any()
-    assert (table["low"] <= table["median"]).all() and (table["median"] <= table["high"]).all() and (table["low"] > 0).all()
+    assert (
+        (table["low"] <= table["median"]).all()
+        and (table["median"] <= table["high"]).all()
+        and (table["low"] > 0).all()
+    )
     assert len(capsys.readouterr().out.splitlines()) == len(table)
     assert not list(here.iterdir())  # quick numbers are never recorded
 
@@ -53,11 +78,21 @@ def test_every_part_gives_rows_that_can_be_told_apart(here, capsys):
 def test_a_full_run_is_recorded_and_a_part_is_not(here, monkeypatch):
     with pytest.raises(FileNotFoundError, match="run make bench first"):
         report.load_table("bench")
-    monkeypatch.setattr(speed, "PARTS", {name: lambda o, name=name: [timing.table_row(name, "x", [1.0, 3.0], goal="< 2")] for name in "ab"})
+    monkeypatch.setattr(
+        speed,
+        "PARTS",
+        {
+            name: lambda o, name=name: [timing.table_row(name, "x", [1.0, 3.0], goal="< 2")]
+            for name in "ab"
+        },
+    )
     speed.main(["--only", "a"])
     assert not list(here.iterdir())
     speed.main([])
-    assert report.load_table("bench")["median"].tolist() == [2, 2] and list(report.load_table("bench")["goal"]) == ["< 2"] * 2
+    assert (
+        report.load_table("bench")["median"].tolist() == [2, 2]
+        and list(report.load_table("bench")["goal"]) == ["< 2"] * 2
+    )
 
 
 def test_the_alternatives_see_the_same_windows(monkeypatch):
@@ -65,11 +100,19 @@ def test_the_alternatives_see_the_same_windows(monkeypatch):
     model, found = speed.tower("tiny"), []
     expected = speed.passes(model, 2, 1)["package"]()
     head = model.image_head
-    monkeypatch.setattr(model, "image_head", lambda *a: (found.append(torch.nn.functional.normalize(head(*a), dim=-1)), found[-1])[1])
+    monkeypatch.setattr(
+        model,
+        "image_head",
+        lambda *a: (found.append(torch.nn.functional.normalize(head(*a), dim=-1)), found[-1])[1],
+    )
     for way in ("batches", "loop"):
         found.clear()
         speed.passes(model, 2, 1)[way]()
         first = [x.unflatten(0, (2, -1)) for x in found]
-        joined = first if way == "batches" else [torch.cat(first[:25], dim=1), torch.cat(first[25:], dim=1)]
+        joined = (
+            first
+            if way == "batches"
+            else [torch.cat(first[:25], dim=1), torch.cat(first[25:], dim=1)]
+        )
         for k, x in zip(speed.SIZES, joined):
             assert torch.allclose(x, expected[f"windows-{k}"], atol=1e-5)

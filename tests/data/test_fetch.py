@@ -16,7 +16,7 @@ INNER = "carrier_pkg/data/"
 MEMBERS = {
     INNER + "labels.csv": b"a b\n", INNER + "images/one.png": b"\x89PNG one",
     "carrier_pkg/__init__.py": b"raise SystemExit", "carrier_pkg-1.0.dist-info/licenses/LICENSE.md": b"MIT",
-}  # fmt: skip
+}
 
 
 class Carrier:
@@ -110,7 +110,7 @@ def test_without_network_the_message_says_what_to_copy_where(carrier):
     with pytest.raises(SourceError) as error:
         carrier.fetch()
     for said in ("no route to host", carrier.wheel.name, "https://pypi.org/project/carrier-pkg/1.0/", carrier.sha256,
-                 str(carrier.root / "wheels"), "MIT"):  # fmt: skip
+                 str(carrier.root / "wheels"), "MIT"):
         assert said in str(error.value)
 
 
@@ -261,5 +261,5 @@ def test_real_sources_are_whole():
     raw = paths.raw_dir()
     assert len(list((raw / "elpv/images").glob("*.png"))) == 2624
     assert {k: len(list((raw / "textile" / k).glob("*.jpg"))) for k in ("nominal", "local", "global")} == {
-        "nominal": 1000, "local": 500, "global": 500}  # fmt: skip
+        "nominal": 1000, "local": 500, "global": 500}
     assert (raw / "minilm/model.safetensors").is_file() and (raw / "dinov2/vit_s_focus.onnx").is_file()

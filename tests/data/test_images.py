@@ -52,7 +52,7 @@ def test_16_bit_keeps_the_high_byte_whatever_the_range(tmp_path):
     (np.float32([[0, 0.5, 1]]), [0, 128, 255]), (np.float32([[0, 127.6, 255]]), [0, 128, 255]),
     (np.int32([[0, 256, 65535]]), [0, 1, 255]), (np.float32([[-1, 1]]), None), (np.float32([[0, 1e6]]), None),
     (np.float32([[np.nan, 1]]), None), (np.int32([[0, 70000]]), None),
-])  # fmt: skip
+])
 def test_32_bit(tmp_path, values, wanted):
     Image.fromarray(values).save(tmp_path / "x.tif")
     if wanted is None:
@@ -96,7 +96,7 @@ def test_exif_orientation(tmp_path, orientation):
 @pytest.mark.parametrize("make", [
     lambda p: None, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"GIF89a"), lambda p: p.write_text("hello"),
     lambda p: p.mkdir(), lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
-])  # fmt: skip
+])
 def test_unreadable_files_are_named(tmp_path, make):
     path = tmp_path / "bad one.png"
     make(path)

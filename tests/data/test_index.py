@@ -205,11 +205,11 @@ def test_real_counts(monkeypatch):
     assert counts(data.index("elpv")) == {
         ("mono", "train", 0, "good"): 100, ("mono", "test", 0, "good"): 488, ("mono", "test", 1, "defective"): 313,
         ("poly", "train", 0, "good"): 100, ("poly", "test", 0, "good"): 820, ("poly", "test", 1, "defective"): 402,
-    }  # fmt: skip
+    }
     assert counts(data.index("textile")) == {
         ("textile", "train", 0, "good"): 100, ("textile", "test", 0, "good"): 900,
         ("textile", "test", 1, "local"): 500, ("textile", "test", 1, "global"): 500,
-    }  # fmt: skip
+    }
 
 
 @fetched

@@ -20,7 +20,7 @@ def test_mvtec_columns_and_rows(tmp_path):
     assert counts(index) == {
         (c, *row): 4 for c in ("bottle", "metal_nut")
         for row in (("train", 0, "good"), ("test", 0, "good"), ("test", 1, "crack"))
-    }  # fmt: skip
+    }
     assert set(index["object_name"]) == {"bottle", "metal nut"}
     assert index["label"].dtype.kind == "i"
     bad = index["label"] == 1
@@ -123,7 +123,7 @@ def test_kolektor_sdd_label_comes_from_the_mask(tmp_path):
     assert counts(index) == {
         ("kolektor_sdd", "test", 0, "good"): 3, ("kolektor_sdd", "test", 1, "defective"): 2,
         ("kolektor_sdd", "train", 0, "good"): 3,
-    }  # fmt: skip
+    }
     assert {Path(p).name for p in index.loc[index["label"] == 1, "image_path"]} == {"Part2.jpg", "Part5.jpg"}
     (tmp_path / "kos00/Part1_label.bmp").unlink()
     (tmp_path / "kos00/Part2_label.bmp").write_bytes(b"")
@@ -140,7 +140,7 @@ def test_ksdd2(tmp_path):
     assert counts(index) == {
         ("ksdd2", "train", 0, "good"): 4, ("ksdd2", "train", 1, "defective"): 1,
         ("ksdd2", "test", 0, "good"): 3, ("ksdd2", "test", 1, "defective"): 2,
-    }  # fmt: skip
+    }
     assert set(data.split_references(index, 4)["label"]) == {0}
 
 
@@ -158,7 +158,7 @@ def test_dagm(tmp_path, nested):
     assert counts(index) == {
         (f"Class{k}", split, label, defect): n
         for k in (1, 10) for split in ("train", "test") for label, defect, n in ((0, "good", 3), (1, "defective", 1))
-    }  # fmt: skip
+    }
     assert set(index["object_name"]) == {"textured surface"}
     (tmp_path / "Class1" / ("Class1" if nested else "") / "Test/Label/0002_label.PNG").unlink()
     with pytest.raises(DataError, match=r"0002\.PNG.*0002_label"):  # Labels.txt knows that it must be there
@@ -174,7 +174,7 @@ def test_magnetic_tile(tmp_path):
     assert counts(index) == {
         ("magnetic_tile", "test", 0, "good"): 2, ("magnetic_tile", "train", 0, "good"): 2,
         ("magnetic_tile", "test", 1, "blowhole"): 4, ("magnetic_tile", "test", 1, "crack"): 4,
-    }  # fmt: skip
+    }
     assert all(p.endswith(".jpg") for p in index["image_path"])
 
 
@@ -192,7 +192,7 @@ def test_elpv_probabilities(tmp_path):
     root = elpv_tree(tmp_path)
     assert counts(data.index("elpv", root)) == {
         ("mono", "train", 0, "good"): 1, ("mono", "test", 0, "good"): 2, ("mono", "test", 1, "defective"): 3,
-    }  # fmt: skip
+    }
     index = data.index("elpv", root, probabilities=(0, 1 / 3, 2 / 3, 1))
     assert len(index) == 12 and list(index.columns) == data.COLUMNS
     assert counts(index)["mono", "test", -1, "uncertain 1/3"] == 3
@@ -208,7 +208,7 @@ def test_textile(tmp_path):
     assert counts(data.index("textile", tmp_path)) == {
         ("textile", "train", 0, "good"): 3, ("textile", "test", 0, "good"): 3,
         ("textile", "test", 1, "local"): 2, ("textile", "test", 1, "global"): 3,
-    }  # fmt: skip
+    }
 
 
 def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_folder_good_and_bad(tmp_path, good, bad):
     index = data.index("folder", tmp_path / "parts")
     assert counts(index) == {
         ("parts", "train", 0, "good"): 2, ("parts", "test", 0, "good"): 2, ("parts", "test", 1, bad): 4,
-    }  # fmt: skip
+    }
     assert set(index["object_name"]) == {"object"} and index["mask_path"].isna().all()
     assert set(data.index("folder", tmp_path / "parts", object_names="gear wheel")["object_name"]) == {"gear wheel"}
 

@@ -11,7 +11,12 @@ from vlmad_utils.evaluation import intervals as b
 from vlmad_utils.evaluation import metrics as m
 
 PARITY = np.load(Path(__file__).parents[1] / "fixtures" / "metrics_a.npz")
-METRICS = {"pixel_auroc": m.auroc, "pixel_ap": m.average_precision, "pixel_f1max": m.f1max, "aupro": m.aupro}
+METRICS = {
+    "pixel_auroc": m.auroc,
+    "pixel_ap": m.average_precision,
+    "pixel_f1max": m.f1max,
+    "aupro": m.aupro,
+}
 
 
 def sample(rng, size=60, shift=1.0):
@@ -43,7 +48,9 @@ def test_vectorised_bootstrap_of_auroc_is_the_plain_one():
     rng = np.random.default_rng(3)
     lows, highs = rng.integers(30, size=(20, 30)), rng.integers(30, size=(20, 30))
     for value, low, high in zip(draws, lows, highs, strict=True):
-        assert value == pytest.approx(roc_auc_score(labels, np.concatenate([normal[low], anomalous[high]])))
+        assert value == pytest.approx(
+            roc_auc_score(labels, np.concatenate([normal[low], anomalous[high]]))
+        )
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
@@ -102,30 +109,44 @@ def quantised(maps, masks, bins, limit=0.3):
     return b._drawn_metrics(np.ones((1, len(maps))), tails, limit)[:, 0]
 
 
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: gaussian_filter(x, (0, 2, 2)), lambda x: np.exp(4 * x), np.round],
-                         ids=["random", "smooth", "heavy", "ties"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x, lambda x: gaussian_filter(x, (0, 2, 2)), lambda x: np.exp(4 * x), np.round],
+    ids=["random", "smooth", "heavy", "ties"],
+)
 def test_metrics_of_histograms_are_the_exact_ones(change):
     maps, masks = pictures()
     maps = change(maps)
     exact = [metric(maps, masks) for metric in METRICS.values()]
     assert quantised(maps, masks, bins=2048) == pytest.approx(exact, abs=1e-3)
     assert quantised(maps, masks, bins=256) == pytest.approx(exact, abs=1e-2)
-    assert quantised(maps, masks, bins=3 * maps.size) == pytest.approx(exact, abs=1e-12)  # each score has its bin
-    assert quantised(maps, masks, 3 * maps.size, limit=0.05)[3] == pytest.approx(m.aupro(maps, masks, limit=0.05), abs=1e-12)
+    assert quantised(maps, masks, bins=3 * maps.size) == pytest.approx(
+        exact, abs=1e-12
+    )  # each score has its bin
+    assert quantised(maps, masks, 3 * maps.size, limit=0.05)[3] == pytest.approx(
+        m.aupro(maps, masks, limit=0.05), abs=1e-12
+    )
 
 
 def test_many_pixels_are_subsampled(monkeypatch):
     maps, masks = pictures()
     monkeypatch.setattr(b, "SAMPLE", 1000)
-    assert quantised(maps, masks, bins=1024) == pytest.approx([f(maps, masks) for f in METRICS.values()], abs=1e-2)
+    assert quantised(maps, masks, bins=1024) == pytest.approx(
+        [f(maps, masks) for f in METRICS.values()], abs=1e-2
+    )
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_pixel_bootstrap_is_the_slow_one(name):
     for maps, masks in (pictures(), (PARITY["heavy_scores"], PARITY["masks"])):
-        fast, slow = b.pixel_bootstrap(maps, masks, n=100)[name], b.bootstrap(maps, masks, METRICS[name], n=100)
+        fast, slow = (
+            b.pixel_bootstrap(maps, masks, n=100)[name],
+            b.bootstrap(maps, masks, METRICS[name], n=100),
+        )
         assert fast.value == slow.value and fast.low < fast.value < fast.high
-        assert fast[1:] == pytest.approx(slow[1:], abs=1e-3)  # the draws are the same: only the bins differ
+        assert fast[1:] == pytest.approx(
+            slow[1:], abs=1e-3
+        )  # the draws are the same: only the bins differ
         other = b.bootstrap(maps, masks, METRICS[name], n=100, seed=1)
         assert fast[1:] == pytest.approx(other[1:], abs=0.4 * (slow.high - slow.low))
 
@@ -135,7 +156,10 @@ def test_pixel_bootstrap_is_deterministic_and_follows_its_options():
     found = b.pixel_bootstrap(maps, masks, n=200)
     assert list(found) == list(METRICS)
     assert found == b.pixel_bootstrap(maps, masks.astype(np.uint8), n=200)
-    other, narrow, short = (b.pixel_bootstrap(maps, masks, n=200, **o) for o in (dict(seed=1), dict(level=0.5), dict(limit=0.05)))
+    other, narrow, short = (
+        b.pixel_bootstrap(maps, masks, n=200, **o)
+        for o in (dict(seed=1), dict(level=0.5), dict(limit=0.05))
+    )
     for name in METRICS:
         assert other[name].value == found[name].value and other[name] != found[name]
         assert found[name].low < narrow[name].low < narrow[name].high < found[name].high
@@ -147,7 +171,10 @@ def test_increasing_transforms_change_no_interval(transform):
     maps, masks = pictures()
     maps = maps.round(3)  # stay distinct in float32
     for bins in (64, 2048):
-        changed, plain = (b.pixel_bootstrap(x, masks, n=50, bins=bins) for x in (transform(maps).astype(np.float32), maps))
+        changed, plain = (
+            b.pixel_bootstrap(x, masks, n=50, bins=bins)
+            for x in (transform(maps).astype(np.float32), maps)
+        )
         assert changed == plain
 
 
@@ -157,16 +184,22 @@ def test_order_of_images_changes_intervals_by_luck_only():
     found, other = b.pixel_bootstrap(maps, masks), b.pixel_bootstrap(maps[order], masks[order])
     for name in METRICS:
         assert found[name].value == pytest.approx(other[name].value, abs=1e-12)
-        assert found[name][1:] == pytest.approx(other[name][1:], abs=0.15 * (found[name].high - found[name].low))
+        assert found[name][1:] == pytest.approx(
+            other[name][1:], abs=0.15 * (found[name].high - found[name].low)
+        )
 
 
 def test_pixel_bootstrap_of_a_constant_map():
     _, masks = pictures()
     found = b.pixel_bootstrap(np.full(masks.shape, 0.7, np.float32), masks, n=50)
-    assert found["pixel_auroc"] == pytest.approx([0.5] * 3, abs=1e-12) and found["aupro"] == pytest.approx([0.15] * 3, abs=1e-12)
+    assert found["pixel_auroc"] == pytest.approx([0.5] * 3, abs=1e-12) and found[
+        "aupro"
+    ] == pytest.approx([0.15] * 3, abs=1e-12)
     low, high = found["pixel_ap"][1:]  # the prevalence in the draw
     assert low < masks.mean() < high
-    assert found["pixel_f1max"][1:] == pytest.approx([2 * p / (1 + p) for p in (low, high)], rel=1e-3)
+    assert found["pixel_f1max"][1:] == pytest.approx(
+        [2 * p / (1 + p) for p in (low, high)], rel=1e-3
+    )
 
 
 def test_pixel_bootstrap_of_perfect_and_infinite_maps():
@@ -215,8 +248,12 @@ def test_pixel_bootstrap_of_the_undefined_is_nan_with_one_warning_each(case, und
 
 def test_wrong_input_is_an_error():
     maps, masks = pictures(images=4, normal=1)
-    for change, message in [(dict(maps=maps[:, ::2]), "upsample"), (dict(masks=masks * 2), "mask > 0"),
-                            (dict(limit=30), "limit is 30"), (dict(maps=maps[:, 0], masks=masks[:, 0]), r"\(B, H, W\)")]:
+    for change, message in [
+        (dict(maps=maps[:, ::2]), "upsample"),
+        (dict(masks=masks * 2), "mask > 0"),
+        (dict(limit=30), "limit is 30"),
+        (dict(maps=maps[:, 0], masks=masks[:, 0]), r"\(B, H, W\)"),
+    ]:
         with pytest.raises(ValueError, match=message):
             b.pixel_bootstrap(**dict(maps=maps, masks=masks) | change)
 
@@ -226,7 +263,9 @@ def test_two_hundred_maps_take_seconds():
     began = time.process_time()
     found = b.pixel_bootstrap(maps, masks)
     assert time.process_time() - began < 10
-    assert quantised(maps, masks, 2048) == pytest.approx([i.value for i in found.values()], abs=1e-3)
+    assert quantised(maps, masks, 2048) == pytest.approx(
+        [i.value for i in found.values()], abs=1e-3
+    )
 
 
 def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():
@@ -237,16 +276,27 @@ def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():
     for name, metric in (("auroc", m.auroc), ("ap", m.average_precision), ("f1max", m.f1max)):
         interval = found[f"image_{name}"]
         assert interval.value == metric(scores, labels)
-        looped = b.bootstrap(scores, labels, lambda s, y, metric=metric: metric(s, y), n=3000, seed=1)
+        looped = b.bootstrap(
+            scores, labels, lambda s, y, metric=metric: metric(s, y), n=3000, seed=1
+        )
         assert interval[1:] == pytest.approx(looped[1:], abs=0.012)
         seen[name] = interval
-    assert found == b.image_bootstrap(scores, labels, n=3000) != b.image_bootstrap(scores, labels, n=3000, seed=1)
-    assert b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value == pytest.approx(seen["auroc"].value)
+    assert (
+        found
+        == b.image_bootstrap(scores, labels, n=3000)
+        != b.image_bootstrap(scores, labels, n=3000, seed=1)
+    )
+    assert b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value == pytest.approx(
+        seen["auroc"].value
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 def test_image_metrics_of_one_class_or_nan_are_undefined():
-    for scores, labels in ((np.arange(5.0), np.zeros(5, int)), (np.array([0, np.nan, 1]), np.array([0, 1, 1]))):
+    for scores, labels in (
+        (np.arange(5.0), np.zeros(5, int)),
+        (np.array([0, np.nan, 1]), np.array([0, 1, 1])),
+    ):
         assert np.isnan([*b.image_bootstrap(scores, labels, n=10).values()]).all()
     all_anomalous = b.image_bootstrap(np.arange(5.0), np.ones(5, int), n=10)
     assert np.isnan(all_anomalous["image_auroc"]).all() and all_anomalous["image_ap"] == (1, 1, 1)
@@ -258,5 +308,7 @@ def test_draws_without_a_normal_pixel_are_left_out_and_the_value_stays():
     maps, masks = rng.random((2, 8, 8)), np.zeros((2, 8, 8), bool)
     masks[0], masks[1, :2, :2] = True, True
     found = b.pixel_bootstrap(maps, masks, n=200)
-    assert all(np.isfinite(interval).all() and interval.low <= interval.high for interval in found.values())
+    assert all(
+        np.isfinite(interval).all() and interval.low <= interval.high for interval in found.values()
+    )
     assert found["pixel_auroc"].value == pytest.approx(m.auroc(maps, masks))

@@ -66,7 +66,9 @@ def test_pixel_parity(case, name):
 def test_exact_aupro_agrees_with_anomalib_and_mvtec_script(case):
     found = m.aupro(PARITY[f"{case}_scores"], PARITY["masks"])
     for program in ("anomalib", "mvtec"):  # float32 sums inside
-        assert found == pytest.approx(float(PARITY[f"{case}_aupro_{program}_limit0.3_f64"]), abs=1e-7)
+        assert found == pytest.approx(
+            float(PARITY[f"{case}_aupro_{program}_limit0.3_f64"]), abs=1e-7
+        )
 
 
 def test_image_parity():
@@ -116,7 +118,9 @@ def test_against_scikit_learn_and_brute_force(scores, masks):
     precision, recall, thresholds = precision_recall_curve(y, s)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     assert m.auroc(scores, masks) == pytest.approx(roc_auc_score(y, s), abs=1e-12)
-    assert m.average_precision(scores, masks) == pytest.approx(average_precision_score(y, s), abs=1e-12)
+    assert m.average_precision(scores, masks) == pytest.approx(
+        average_precision_score(y, s), abs=1e-12
+    )
     assert m.aupr_trapezoid(scores, masks) == pytest.approx(auc(recall, precision), abs=1e-12)
     assert m.f1max(scores, masks) == pytest.approx(f1.max(), abs=1e-12)
     hot = s >= m.f1max_threshold(scores, masks)
@@ -139,7 +143,9 @@ def test_increasing_transforms_change_nothing(scores, masks, transform):
 def test_order_of_images_changes_nothing(scores, masks, random):
     order = random.sample(range(3), 3)
     for function in ALL:
-        assert function(scores[order], masks[order]) == pytest.approx(function(scores, masks), abs=1e-12)
+        assert function(scores[order], masks[order]) == pytest.approx(
+            function(scores, masks), abs=1e-12
+        )
 
 
 @examples
@@ -148,7 +154,9 @@ def test_perfect_inverted_and_constant_maps(masks):
     assert m.aupro(masks.astype(np.float32), masks) == pytest.approx(1)
     assert m.aupro(-masks.astype(np.float32), masks) == pytest.approx(0, abs=1e-12)
     constant = np.full(masks.shape, 0.7, np.float32)
-    for name, function in zip(["auroc", "ap", "f1max", "aupro"], [ALL[i] for i in (0, 1, 3, 4)], strict=True):
+    for name, function in zip(
+        ["auroc", "ap", "f1max", "aupro"], [ALL[i] for i in (0, 1, 3, 4)], strict=True
+    ):
         assert function(constant, masks) == pytest.approx(m.chance(f"pixel_{name}", masks)), name
 
 
@@ -194,7 +202,9 @@ def test_evaluate_arrays():
     found = m.evaluate_arrays(image_scores, labels, maps, masks)
     kinds = ["auroc", "ap", "f1max"]
     assert list(found) == [f"image_{k}" for k in kinds] + [f"pixel_{k}" for k in kinds] + ["aupro"]
-    assert found["aupro"] == m.aupro(maps, masks) and found["pixel_ap"] == m.average_precision(maps, masks)
+    assert found["aupro"] == m.aupro(maps, masks) and found["pixel_ap"] == m.average_precision(
+        maps, masks
+    )
     assert found["image_auroc"] == roc_auc_score(labels, image_scores)
     assert list(m.evaluate_arrays(image_scores, labels)) == list(found)[:3]
 
@@ -214,8 +224,12 @@ def test_evaluate_arrays():
 )
 def test_wrong_input_is_an_error(change, message):
     masks = PARITY["masks"]
-    given_ = dict(image_scores=np.arange(8.0), labels=masks.any(axis=(1, 2)).astype(int),
-                  maps=PARITY["smooth_scores"], masks=masks)
+    given_ = dict(
+        image_scores=np.arange(8.0),
+        labels=masks.any(axis=(1, 2)).astype(int),
+        maps=PARITY["smooth_scores"],
+        masks=masks,
+    )
     with pytest.raises(ValueError, match=message):
         m.evaluate_arrays(**given_ | change)
 
@@ -234,7 +248,11 @@ def test_wrong_options_are_errors():
 
 def test_chance_levels():
     labels = np.repeat([0, 1], [467, 1258])  # MVTec AD, all test images together
-    assert m.chance("image_auroc") == 0.5 and m.chance("aupro") == 0.15 and m.chance("aupro", limit=1) == 0.5
+    assert (
+        m.chance("image_auroc") == 0.5
+        and m.chance("aupro") == 0.15
+        and m.chance("aupro", limit=1) == 0.5
+    )
     assert m.chance("image_ap", labels) == pytest.approx(1258 / 1725)
     assert m.chance("image_f1max", labels) == pytest.approx(2 * 1258 / (1725 + 1258))
 

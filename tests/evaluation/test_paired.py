@@ -11,14 +11,20 @@ def two_methods(rng, images=40, shift=1.0, shared=1.5):
     """Scores of two equally good methods that find the same images hard, and labels."""
     labels = np.repeat([0, 1], images // 2)
     hard = shared * rng.standard_normal(images)
-    return *(np.round(shift * labels + hard + rng.standard_normal(images), 1) for _ in range(2)), labels  # rounded: ties
+    return *(
+        np.round(shift * labels + hard + rng.standard_normal(images), 1) for _ in range(2)
+    ), labels  # rounded: ties
 
 
 def test_value_is_the_difference_of_the_metrics():
     a, c, labels = two_methods(np.random.default_rng(0))
     found = b.paired({"x": (a, c, labels)}, n=500)
     assert found.value == pytest.approx(m.auroc(a, labels) - m.auroc(c, labels), abs=1e-12)
-    assert found == b.paired({"x": (a, c, labels)}, n=500) != b.paired({"x": (a, c, labels)}, n=500, seed=1)
+    assert (
+        found
+        == b.paired({"x": (a, c, labels)}, n=500)
+        != b.paired({"x": (a, c, labels)}, n=500, seed=1)
+    )
     narrow = b.paired({"x": (a, c, labels)}, n=500, level=0.5)
     assert found.low < narrow.low < narrow.high < found.high and found.p == narrow.p
 
@@ -27,14 +33,20 @@ def test_draws_are_those_of_a_loop_over_images():
     a, c, labels = two_methods(np.random.default_rng(1))
     rng, draws = np.random.default_rng(2), []
     for _ in range(2000):
-        drawn = np.concatenate([rng.choice(np.flatnonzero(labels == side), (labels == side).sum()) for side in (0, 1)])
+        drawn = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == side), (labels == side).sum()) for side in (0, 1)]
+        )
         draws.append(m.auroc(a[drawn], labels[drawn]) - m.auroc(c[drawn], labels[drawn]))
-    assert b.paired({"x": (a, c, labels)})[1:3] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.012)
+    assert b.paired({"x": (a, c, labels)})[1:3] == pytest.approx(
+        np.quantile(draws, [0.025, 0.975]), abs=0.012
+    )
 
 
 def test_pairing_makes_the_interval_narrower():
     a, c, labels = two_methods(np.random.default_rng(3), shared=4)
-    apart = sum((lambda i: ((i.high - i.low) / 2) ** 2)(b.bootstrap(s, labels)) for s in (a, c)) ** 0.5
+    apart = (
+        sum((lambda i: ((i.high - i.low) / 2) ** 2)(b.bootstrap(s, labels)) for s in (a, c)) ** 0.5
+    )
     found = b.paired({"x": (a, c, labels)})
     assert (found.high - found.low) / 2 < 0.7 * apart
 
@@ -42,7 +54,9 @@ def test_pairing_makes_the_interval_narrower():
 def test_swapping_methods_turns_the_sign():
     a, c, labels = two_methods(np.random.default_rng(4))
     one, other = b.paired({"x": (a, c, labels)}), b.paired({"x": (c, a, labels)})
-    assert (other.value, other.low, other.high, other.p) == pytest.approx((-one.value, -one.high, -one.low, one.p))
+    assert (other.value, other.low, other.high, other.p) == pytest.approx(
+        (-one.value, -one.high, -one.low, one.p)
+    )
 
 
 def test_several_draws_of_references_are_averaged():
@@ -50,15 +64,21 @@ def test_several_draws_of_references_are_averaged():
     a, c, labels = two_methods(rng)
     more = np.stack([a, a + rng.standard_normal(len(a))])
     found = b.paired({"x": (more, c, labels)})
-    assert found.value == pytest.approx(np.mean([m.auroc(s, labels) for s in more]) - m.auroc(c, labels))
-    assert b.paired({"x": (np.stack([a, a, a]), c, labels)}) == pytest.approx(b.paired({"x": (a, c, labels)}))
+    assert found.value == pytest.approx(
+        np.mean([m.auroc(s, labels) for s in more]) - m.auroc(c, labels)
+    )
+    assert b.paired({"x": (np.stack([a, a, a]), c, labels)}) == pytest.approx(
+        b.paired({"x": (a, c, labels)})
+    )
 
 
 def test_macro_mean_and_order_of_categories():
     rng = np.random.default_rng(6)
     groups = {name: two_methods(rng, images) for name, images in (("x", 20), ("y", 60))}
     found = b.paired(groups)
-    assert found.value == pytest.approx(np.mean([m.auroc(a, y) - m.auroc(c, y) for a, c, y in groups.values()]))
+    assert found.value == pytest.approx(
+        np.mean([m.auroc(a, y) - m.auroc(c, y) for a, c, y in groups.values()])
+    )
     assert found == b.paired(dict(reversed(groups.items())))
 
 
@@ -84,8 +104,13 @@ def test_p_keeps_its_word_where_methods_are_alike():
 def test_the_undefined_is_nan_and_wrong_input_an_error():
     assert np.isnan(b.paired({"x": (np.ones(4), np.ones(4), np.ones(4))})).all()
     labels = np.repeat([0, 1], 2)
-    for groups in ({}, {"x": (np.ones(3), np.ones(4), labels)}, {"x": (np.ones(4), np.ones((2, 3)), labels)},
-                   {"x": (np.ones(4), np.ones(4), labels * 2)}, {"x": (np.full(4, np.nan), np.ones(4), labels)}):
+    for groups in (
+        {},
+        {"x": (np.ones(3), np.ones(4), labels)},
+        {"x": (np.ones(4), np.ones((2, 3)), labels)},
+        {"x": (np.ones(4), np.ones(4), labels * 2)},
+        {"x": (np.full(4, np.nan), np.ones(4), labels)},
+    ):
         with pytest.raises(ValueError):
             b.paired(groups)
 

@@ -31,10 +31,17 @@ GRID = {"shots": (0, 1, 2), "seeds": (0, 1), "size": (40, 40), "draws": 100, "pr
 def client():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers have: sums in another order end in another last bit
-    with pytest.MonkeyPatch.context() as patch, dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+    ):
         patch.setenv("OMP_NUM_THREADS", "1")
-        distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "vlmad_utils.paradigms"])  # one import for all workers
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        distributed.utils.get_mp_context().set_forkserver_preload(
+            ["distributed", "vlmad_utils.paradigms"]
+        )  # one import for all workers
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as cluster:
             with distributed.Client(cluster) as client:
                 yield client
     torch.set_num_threads(threads)
@@ -48,13 +55,21 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def methods():
     model = tiny.model()
-    return [registry.clip_ac_method(model), registry.winclip_method(model), registry.memory_bank_method((2, 4)),
-            registry.april_gan_method(model, april_gan.LinearLayers((2, 4), model.width, model.dim)),
-            registry.anomalyclip_method(model, torch.eye(2, model.dim))]
+    return [
+        registry.clip_ac_method(model),
+        registry.winclip_method(model),
+        registry.memory_bank_method((2, 4)),
+        registry.april_gan_method(model, april_gan.LinearLayers((2, 4), model.width, model.dim)),
+        registry.anomalyclip_method(model, torch.eye(2, model.dim)),
+    ]
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @contextlib.contextmanager
@@ -80,7 +95,12 @@ def killed(client, when):
 
 def test_only_this_machine_can_reach_the_cluster(client):
     pids = [os.getpid(), *client.run(os.getpid).values()]
-    listening = [c.laddr.ip for pid in pids for c in psutil.Process(pid).net_connections() if c.status == psutil.CONN_LISTEN]
+    listening = [
+        c.laddr.ip
+        for pid in pids
+        for c in psutil.Process(pid).net_connections()
+        if c.status == psutil.CONN_LISTEN
+    ]
     assert len(listening) >= 3 and set(listening) == {"127.0.0.1"}
 
 
@@ -91,7 +111,14 @@ def test_an_error_on_a_worker_is_the_error_here_and_the_rest_is_kept(client, ind
         with pytest.raises(data.DataError, match=r"1 of 4 images.*\n.*broken\.png"):
             features.encode(model, paths, store=tmp_path / "store", **ASKED)
         with pytest.warns(UserWarning, match="left out"):
-            assert len(features.encode(model, paths, store=tmp_path / "store", on_error="skip", **ASKED)) == 3
+            assert (
+                len(
+                    features.encode(
+                        model, paths, store=tmp_path / "store", on_error="skip", **ASKED
+                    )
+                )
+                == 3
+            )
 
 
 def test_without_a_store_encoding_stays_here(client, index):
@@ -101,15 +128,31 @@ def test_without_a_store_encoding_stays_here(client, index):
     assert all(torch.equal(found.read(kind), again.read(kind)) for kind in found.kinds)
 
 
-def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(client, index, methods, tmp_path, monkeypatch):
+def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(
+    client, index, methods, tmp_path, monkeypatch
+):
     """Bytes of what goes to the cluster; the tiny model has 16 MB, nearly all of it word embeddings."""
     model, sent, scattered, submit, scatter = tiny.model(), [], [], client.submit, client.scatter
 
     def arguments(tasks):
-        return [x for _, args, more in tasks for x in (*args, *more.values()) if not isinstance(x, distributed.Future)]
+        return [
+            x
+            for _, args, more in tasks
+            for x in (*args, *more.values())
+            if not isinstance(x, distributed.Future)
+        ]
 
-    monkeypatch.setattr(client, "submit", lambda *a, **o: (sent.append(len(cloudpickle.dumps(arguments(o["tasks"])))), submit(*a, **o))[1])
-    monkeypatch.setattr(client, "scatter", lambda what, **o: (scattered.append(what), scatter(what, **o))[1])
+    monkeypatch.setattr(
+        client,
+        "submit",
+        lambda *a, **o: (
+            sent.append(len(cloudpickle.dumps(arguments(o["tasks"])))),
+            submit(*a, **o),
+        )[1],
+    )
+    monkeypatch.setattr(
+        client, "scatter", lambda what, **o: (scattered.append(what), scatter(what, **o))[1]
+    )
     with joblib.parallel_config(backend="dask"):
         for _ in range(2):
             study.run(model, index, methods, (0, 1), draws=0, store=tmp_path, progress=False)
@@ -117,7 +160,12 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(client, index, 
     size = len(cloudpickle.dumps(model))
     assert len(sent) > 10 and max(sent) < size / 20 and np.median(sent) < size / 200
     anomalyclip = methods[-1].backbone
-    assert scattered == [[model], [anomalyclip], [model], [model]]  # test images, V-V stream, references, more kinds; not when all is there
+    assert scattered == [
+        [model],
+        [anomalyclip],
+        [model],
+        [model],
+    ]  # test images, V-V stream, references, more kinds; not when all is there
 
 
 @pytest.fixture(scope="module")
@@ -127,26 +175,41 @@ def serial(index, methods, tmp_path_factory):
     return study.run(tiny.model(), index, methods, store=store, **GRID), contents(store)
 
 
-@pytest.mark.parametrize("kill", ["", "v1", "study"], ids=["", "a worker killed while it encodes", "a worker killed while it scores"])
-def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(client, index, methods, serial, tmp_path, monkeypatch, kill):
+@pytest.mark.parametrize(
+    "kill",
+    ["", "v1", "study"],
+    ids=["", "a worker killed while it encodes", "a worker killed while it scores"],
+)
+def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(
+    client, index, methods, serial, tmp_path, monkeypatch, kill
+):
     """Every file of the store, features and cells, and every row."""
     model = tiny.model()
     prompts._CACHE.clear()
     if kill == "v1":  # a pause in each forward pass, so that the kill comes in mid-run
         embed = model.embed
         monkeypatch.setattr(model, "embed", lambda pixels: (time.sleep(0.1), embed(pixels))[1])
-    with joblib.parallel_config(backend="dask"), killed(client, lambda: kill and any(tmp_path.glob(f"{kill}/**/*.*"))) as done:
+    with (
+        joblib.parallel_config(backend="dask"),
+        killed(client, lambda: kill and any(tmp_path.glob(f"{kill}/**/*.*"))) as done,
+    ):
         found = study.run(model, index, methods, store=tmp_path, **GRID)
     assert len(done) == bool(kill)
     rows, files = serial
     pd.testing.assert_frame_equal(found.rows, rows.rows, check_exact=True)
     pd.testing.assert_frame_equal(found.images, rows.images, check_exact=True)
-    assert {name: value for name, value in contents(tmp_path).items() if not name.endswith(".part")} == files
-    client.wait_for_workers(2, timeout=60)  # the nanny starts another in the place of the killed one
+    assert {
+        name: value for name, value in contents(tmp_path).items() if not name.endswith(".part")
+    } == files
+    client.wait_for_workers(
+        2, timeout=60
+    )  # the nanny starts another in the place of the killed one
     assert not set(done) & set(client.run(os.getpid).values())
 
 
 def test_features_of_arrays_do_not_take_their_pictures_along(tmp_path):
-    found = features.encode(tiny.model(), [faults.noise(i, 300, 300) for i in range(4)], store=tmp_path, progress=False)
+    found = features.encode(
+        tiny.model(), [faults.noise(i, 300, 300) for i in range(4)], store=tmp_path, progress=False
+    )
     assert len(cloudpickle.dumps(found)) < 5_000
     assert torch.equal(cloudpickle.loads(cloudpickle.dumps(found)).patches, found.patches)

@@ -73,7 +73,13 @@ ASKED = {"blocks": (2, "final"), "windows": (2,), "progress": False}
 
 def test_shapes_and_units(index, tmp_path):
     found = features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
-    assert [tuple(a.shape) for a in everything(found)] == [(9, 5), (9, 16, 5), (9, 16, 6), (9, 16, 6), (9, 9, 5)]
+    assert [tuple(a.shape) for a in everything(found)] == [
+        (9, 5),
+        (9, 16, 5),
+        (9, 16, 6),
+        (9, 16, 6),
+        (9, 9, 5),
+    ]
     for unit in (found.image, found.patches, found.windows[2]):
         assert torch.allclose(unit.norm(dim=-1), torch.ones(1), atol=2e-3)
     assert found.tokens.keys() == [2, "final"] and len(found.windows) == 1
@@ -182,7 +188,9 @@ def test_disk_need_is_that_of_the_files_but_for_their_headers(index, tmp_path):
     features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
     files = list((tmp_path / "store").rglob("*.safetensors"))
     asked = {key: value for key, value in ASKED.items() if key != "progress"}
-    over = sum(path.stat().st_size for path in files) - features.disk_need(Tiny(), len(index), **asked)
+    over = sum(path.stat().st_size for path in files) - features.disk_need(
+        Tiny(), len(index), **asked
+    )
     assert len(files) == 5 * len(index) and 0 < over < 130 * len(files)
 
 
@@ -214,10 +222,14 @@ def test_two_processes_fill_it_at_once_and_a_kill_leaves_nothing_wrong(index, tm
 
 
 def test_what_another_process_stores_meanwhile_is_not_encoded_again(index, tmp_path):
-    class Slow(Tiny):  # while its first batch is in the tower, another process stores all that is wanted
+    class Slow(
+        Tiny
+    ):  # while its first batch is in the tower, another process stores all that is wanted
         def embed(self, pixels):
             if not self.passes:
-                other.append(features.encode(Tiny(), index, store=tmp_path / "store", progress=False))
+                other.append(
+                    features.encode(Tiny(), index, store=tmp_path / "store", progress=False)
+                )
             return super().embed(pixels)
 
     model, other = Slow(), []
@@ -233,7 +245,10 @@ def test_a_batch_too_large_for_memory_goes_in_halves():
             return super().encode_image(pixels, **wanted)
 
     images = [np.full((32, 32, 3), i, np.uint8) for i in range(7)]
-    small, roomy = (features.encode(model, images, windows=(2,), store=None, batch_size=7, progress=False) for model in (Small(), Tiny()))
+    small, roomy = (
+        features.encode(model, images, windows=(2,), store=None, batch_size=7, progress=False)
+        for model in (Small(), Tiny())
+    )
     assert torch.equal(small.windows[2], roomy.windows[2]) and torch.equal(small.image, roomy.image)
 
     class Full(Tiny):
@@ -247,7 +262,9 @@ def test_a_batch_too_large_for_memory_goes_in_halves():
 def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
     read, seen = [], []
     load = encoding._load
-    monkeypatch.setattr(encoding, "_load", lambda model, item: (read.append(1), load(model, item))[1])
+    monkeypatch.setattr(
+        encoding, "_load", lambda model, item: (read.append(1), load(model, item))[1]
+    )
 
     class Watching(Tiny):
         def encode_image(self, pixels, **wanted):
@@ -263,7 +280,9 @@ def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
 
 def test_pixels_for_a_gpu_are_pinned(monkeypatch):
     pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (pinned.append(len(self)), self)[1])
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: (pinned.append(len(self)), self)[1]
+    )
 
     class Far(Tiny):
         def encode_image(self, pixels, **wanted):

@@ -28,7 +28,11 @@ def befallen(tmp_path_factory):
     for name in ("kill", "limit", "disk"):
         (folder / name).mkdir()
     mount = f"mount -t tmpfs -o size=128k none '{folder / 'disk'}' && exec \"$@\""
-    return faults.run("store", folder, ["unshare", "-m", "sh", "-c", mount, "sh"] if faults.can_mount(folder / "disk") else ()), folder
+    return faults.run(
+        "store",
+        folder,
+        ["unshare", "-m", "sh", "-c", mount, "sh"] if faults.can_mount(folder / "disk") else (),
+    ), folder
 
 
 def test_no_kill_leaves_anything_wrong_or_loses_anything(befallen):
@@ -39,14 +43,22 @@ def test_no_kill_leaves_anything_wrong_or_loses_anything(befallen):
     assert seen["parts"] > 0  # a write was indeed cut; such a rest is never read
 
 
-@cases(("a disk of 128 KB", "disk", errno.ENOSPC), ("a limit on the size of a file", "limit", errno.EFBIG))
+@cases(
+    ("a disk of 128 KB", "disk", errno.ENOSPC),
+    ("a limit on the size of a file", "limit", errno.EFBIG),
+)
 def test_a_full_disk_keeps_what_there_is_and_says_what_to_do(befallen, case):
     place, reason = case
     seen, folder = befallen[0][place], befallen[1]
     if seen is None:
         pytest.skip("no right to mount")
-    for words in (f"the feature store {folder / place} cannot be written", os.strerror(reason), "what it holds is kept", "Make room",
-                  "VLMAD_STORE"):
+    for words in (
+        f"the feature store {folder / place} cannot be written",
+        os.strerror(reason),
+        "what it holds is kept",
+        "Make room",
+        "VLMAD_STORE",
+    ):
         assert words in seen["said"]
     assert seen["kept"] >= 1 and seen["parts"] == 0
     assert seen["equal"] and 0 < seen["encoded"] <= 12  # after that only what was missing
@@ -68,13 +80,18 @@ def test_a_read_only_store_is_read_and_refuses_more(tmp_path):
 
     def use():
         assert torch.equal(encode(paths[:2], tmp_path / "store").image, expected)
-        with pytest.raises(StoreError, match=r"cannot be written \(.*Permission denied.*VLMAD_STORE"):
+        with pytest.raises(
+            StoreError, match=r"cannot be written \(.*Permission denied.*VLMAD_STORE"
+        ):
             encode(paths, tmp_path / "store")
         assert torch.equal(encode(paths[:2], tmp_path / "store").image, expected)
         assert len(encode(paths, None)) == 3  # as the message says
 
     def mend():
-        with pytest.raises(StoreError, match="cannot be written"), pytest.warns(UserWarning, match="damaged"):
+        with (
+            pytest.raises(StoreError, match="cannot be written"),
+            pytest.warns(UserWarning, match="damaged"),
+        ):
             encode(paths[:2], tmp_path / "store").patches.sum()
 
     try:
@@ -89,7 +106,11 @@ def test_a_read_only_store_is_read_and_refuses_more(tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     """A store with one array; a function that replaces its file, reads it, and says whether all went as it should."""
-    store, key, array = DiskStore(tmp_path, "f"), "ab" * 20, np.random.default_rng(0).normal(size=(9, 8)).astype(np.float16)
+    store, key, array = (
+        DiskStore(tmp_path, "f"),
+        "ab" * 20,
+        np.random.default_rng(0).normal(size=(9, 8)).astype(np.float16),
+    )
     store.put("patches", key, array)
     path = store.path("patches", key)
 
@@ -116,7 +137,11 @@ def test_every_flipped_bit_is_found(stored):
 
 def test_every_length_to_which_a_file_is_cut_is_found(stored):
     content, read = stored
-    assert all(read(content[:n]) for n in range(len(content))) and read(content + b"\0") and read(content)
+    assert (
+        all(read(content[:n]) for n in range(len(content)))
+        and read(content + b"\0")
+        and read(content)
+    )
 
 
 def test_another_layout_is_left_alone_and_its_numbers_are_not_used(tmp_path, monkeypatch):
@@ -127,7 +152,10 @@ def test_another_layout_is_left_alone_and_its_numbers_are_not_used(tmp_path, mon
     for path in old:
         path.write_bytes(b"of another version")
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match="also holds v0, written by another version.*reads v1 only.*remove the other folders"):
+    with pytest.warns(
+        UserWarning,
+        match="also holds v0, written by another version.*reads v1 only.*remove the other folders",
+    ):
         found = encode(pixels, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
@@ -137,14 +165,18 @@ def test_another_layout_is_left_alone_and_its_numbers_are_not_used(tmp_path, mon
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v0", f"v{stores.LAYOUT}"]
 
 
-@pytest.mark.parametrize("clock", [0, 1, time.time() + 10 * 365 * 86400], ids=["1970", "1970 and 1 s", "ten years ahead"])
+@pytest.mark.parametrize(
+    "clock", [0, 1, time.time() + 10 * 365 * 86400], ids=["1970", "1970 and 1 s", "ten years ahead"]
+)
 def test_no_clock_decides_anything(tmp_path, clock):
     paths = faults.pictures(tmp_path / "images", 3)
     encode(paths[:2], tmp_path / "store")
     for path in tmp_path.rglob("*"):
         os.utime(path, (clock, clock))
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.safetensors")}
-    Image.fromarray(faults.noise(9)).save(paths[1])  # another picture, as old as the first by its date
+    Image.fromarray(faults.noise(9)).save(
+        paths[1]
+    )  # another picture, as old as the first by its date
     os.utime(paths[1], (clock, clock))
     found = encode(paths, tmp_path / "store")
     assert torch.allclose(found.image, encode(paths).image, atol=1e-6)
@@ -170,12 +202,20 @@ def test_a_file_that_cannot_be_finished_leaves_the_one_before_it_and_no_rest(tmp
 
     (tmp_path / "x").write_text("before")
     for fault in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()):
-        with pytest.raises(type(fault)) as error, paths.atomic_write(tmp_path / "x", "make room") as temporary:
+        with (
+            pytest.raises(type(fault)) as error,
+            paths.atomic_write(tmp_path / "x", "make room") as temporary,
+        ):
             temporary.write_text("half of")
             raise fault
-        assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "before"
+        assert [path.name for path in tmp_path.iterdir()] == ["x"] and (
+            tmp_path / "x"
+        ).read_text() == "before"
         if isinstance(fault, OSError):
-            assert str(error.value) == f"[Errno 28] {os.strerror(errno.ENOSPC)}: make room: '{tmp_path / 'x'}'"
+            assert (
+                str(error.value)
+                == f"[Errno 28] {os.strerror(errno.ENOSPC)}: make room: '{tmp_path / 'x'}'"
+            )
 
 
 def test_a_study_on_a_full_disk_keeps_its_cells_and_says_what_to_do(tmp_path, monkeypatch):
@@ -191,4 +231,8 @@ def test_a_study_on_a_full_disk_keeps_its_cells_and_says_what_to_do(tmp_path, mo
         patch.setattr(Path, "write_text", full)
         with pytest.raises(OSError, match="No space left.*make room.*VLMAD_STORE.*study"):
             run(index, tmp_path / "store", (0, 1))
-    assert kept and kept == {path: path.read_bytes() for path in (tmp_path / "store" / "study").rglob("*") if path.is_file()}
+    assert kept and kept == {
+        path: path.read_bytes()
+        for path in (tmp_path / "store" / "study").rglob("*")
+        if path.is_file()
+    }

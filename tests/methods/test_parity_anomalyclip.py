@@ -38,22 +38,33 @@ def test_maps_through_the_backbone(quick):
     if quick:
         return
     close(last.maps.amax((1, 2)), R["last_map_max"])
-    close(anomalyclip.zero_shot(features, TEXT, size=SIZE, sigma=0).maps[1:2], R["last_map_before_gaussian"])
-    close(anomalyclip.zero_shot(features, TEXT, blocks=BLOCKS, size=SIZE, sigma=0).maps[1:2],
-          R["sum_map_before_gaussian"])
+    close(
+        anomalyclip.zero_shot(features, TEXT, size=SIZE, sigma=0).maps[1:2],
+        R["last_map_before_gaussian"],
+    )
+    close(
+        anomalyclip.zero_shot(features, TEXT, blocks=BLOCKS, size=SIZE, sigma=0).maps[1:2],
+        R["sum_map_before_gaussian"],
+    )
     summed = anomalyclip.zero_shot(features, TEXT, blocks=BLOCKS, size=SIZE, sigma=SIGMA)
     close(summed.maps[1:2], R["sum_map"])
     close(summed.maps.amax((1, 2)), R["sum_map_max"])
     blurred_first = upsample(smooth(anomalyclip.zero_shot(features, TEXT).maps, 4), SIZE)
-    assert (blurred_first[1:2] - R["last_map"]).abs().max() == pytest.approx(0.184, rel=0.01)  # a recorded mistake
+    assert (blurred_first[1:2] - R["last_map"]).abs().max() == pytest.approx(
+        0.184, rel=0.01
+    )  # a recorded mistake
 
 
 def test_positions():
-    found = anomalyclip.resize_positions(model().visual.positional_embedding, R["resized_grid"].tolist())
+    found = anomalyclip.resize_positions(
+        model().visual.positional_embedding, R["resized_grid"].tolist()
+    )
     close(found, R["resized_positional_embedding_bilinear"])
 
 
 def test_fixture_is_read_as_meant():
-    assert FIRST == len(BLOCKS) - int(R["dpam_layer"]) + 2  # the official loop replaces the last dpam_layer - 1 blocks
+    assert (
+        FIRST == len(BLOCKS) - int(R["dpam_layer"]) + 2
+    )  # the official loop replaces the last dpam_layer - 1 blocks
     tower = anomalyclip.DPAM(model())
     assert tower.first_vv_block == 1 and tower.fingerprint != model().fingerprint

@@ -16,7 +16,10 @@ TEXT, SIZE, GRID = INPUTS["text_prototypes"], (96, 96), (6, 6)
 def layers():
     made = april_gan.LinearLayers(R["blocks"].tolist(), 64, 32)
     for i, layer in enumerate(made.fc):
-        layer.weight.data, layer.bias.data = INPUTS["aprilgan_linear_weight"][i], INPUTS["aprilgan_linear_bias"][i]
+        layer.weight.data, layer.bias.data = (
+            INPUTS["aprilgan_linear_weight"][i],
+            INPUTS["aprilgan_linear_bias"][i],
+        )
     return made.eval().requires_grad_(False)
 
 
@@ -31,7 +34,10 @@ def test_tokens_and_projection(layers):
 def test_zero_shot(layers):
     logits = [april_gan.layer_logits(x, TEXT, GRID) for x in layers(encoded("test").tokens)]
     close(torch.stack(logits, dim=1), R["layer_logits"])
-    close(torch.stack([april_gan.layer_map(x[1:2], SIZE)[:, 1] for x in logits], dim=1), R["zero_layer_map"])
+    close(
+        torch.stack([april_gan.layer_map(x[1:2], SIZE)[:, 1] for x in logits], dim=1),
+        R["zero_layer_map"],
+    )
     scores = april_gan.zero_shot(encoded("test"), TEXT, layers, SIZE)
     close(scores.maps[:2], R["zero_map"])
     close(scores.maps.amax((1, 2)), R["zero_map_max"])
@@ -52,22 +58,41 @@ def test_few_shot(layers, shots):
 
 
 def test_positions():
-    grid, positions = tuple(R["resized_grid"].tolist()), model().visual.positional_embedding.detach()
+    grid, positions = (
+        tuple(R["resized_grid"].tolist()),
+        model().visual.positional_embedding.detach(),
+    )
     close(resize_positions(positions, grid, "bicubic"), R["resized_positional_embedding"])
-    state = {"visual.positional_embedding": positions}  # open_clip, which models.load relies on, agrees
+    state = {
+        "visual.positional_embedding": positions
+    }  # open_clip, which models.load relies on, agrees
 
     class Target:
         class visual:
             grid_size = grid
+
     resize_pos_embed(state, Target)
     close(state["visual.positional_embedding"], R["resized_positional_embedding"])
 
 
 def test_recorded_mistakes(layers):
     projected = layers(encoded("test").tokens)
-    early = sum(upsample(april_gan.layer_map(april_gan.layer_logits(x[:2], TEXT, GRID))[:, 1], SIZE, align_corners=True)
-                for x in projected)
-    assert (early - R["zero_map"]).abs().max() == pytest.approx(1.17, rel=0.01)  # softmax before upsampling
-    no_bias = torch.stack([april_gan.layer_logits(x - layer.bias, TEXT, GRID)
-                           for x, layer in zip(projected, layers.fc, strict=True)], dim=1)
+    early = sum(
+        upsample(
+            april_gan.layer_map(april_gan.layer_logits(x[:2], TEXT, GRID))[:, 1],
+            SIZE,
+            align_corners=True,
+        )
+        for x in projected
+    )
+    assert (early - R["zero_map"]).abs().max() == pytest.approx(
+        1.17, rel=0.01
+    )  # softmax before upsampling
+    no_bias = torch.stack(
+        [
+            april_gan.layer_logits(x - layer.bias, TEXT, GRID)
+            for x, layer in zip(projected, layers.fc, strict=True)
+        ],
+        dim=1,
+    )
     assert (no_bias - R["layer_logits"]).abs().max() == pytest.approx(1.49, rel=0.01)

@@ -49,7 +49,9 @@ def test_zero_shot(wide):
     for k in (2, 3):
         window = winclip.anomaly_probability(R[f"window{k}_embeddings"], TEXT[wide], 0.07)
         close(window, R[f"{wide}zero_window{k}_score"])
-        close(winclip.harmonic(window, window_indices(GRID, k), GRID), R[f"{wide}zero_window{k}_map"])
+        close(
+            winclip.harmonic(window, window_indices(GRID, k), GRID), R[f"{wide}zero_window{k}_map"]
+        )
         one = winclip.zero_shot(encoded("test"), TEXT[wide], windows=(k,), image_scale=False)
         close(one.maps, R[f"{wide}zero_window{k}_map"])
     if not wide:
@@ -63,7 +65,10 @@ def test_few_shot(shots):
     maps = winclip.visual_maps(encoded("test"), references(shots))
     close(maps["patch"], R[f"{few}_patch_association"])
     for k in (2, 3):
-        close(winclip.association(encoded("test"), references(shots), k), R[f"{few}_window{k}_association"])
+        close(
+            winclip.association(encoded("test"), references(shots), k),
+            R[f"{few}_window{k}_association"],
+        )
         close(maps[k], R[f"{few}_window{k}_map"])
     close(maps["visual"], R[f"{few}_visual_map"])
     scores = winclip.few_shot(encoded("test"), references(shots), TEXT[""])
@@ -86,8 +91,12 @@ def test_few_shot_accurate(shots):
 def test_reference_against_itself():
     one = encoded("reference")[:1]
     maps = winclip.visual_maps(one, one)
-    for scale, name in (("patch", "self_few1_patch_association"), (2, "self_few1_window2_association"),
-                        (3, "self_few1_window3_association"), ("visual", "self_few1_visual_map")):
+    for scale, name in (
+        ("patch", "self_few1_patch_association"),
+        (2, "self_few1_window2_association"),
+        (3, "self_few1_window3_association"),
+        ("visual", "self_few1_visual_map"),
+    ):
         assert R[name].abs().max() < 1e-5
         assert maps[scale].abs().max() < 1e-5 and (maps[scale] >= 0).all()
     score = winclip.few_shot(one, one, TEXT[""]).image
@@ -95,15 +104,24 @@ def test_reference_against_itself():
     close(score, winclip.zero_shot(one, TEXT[""]).image / 2)
 
 
-@pytest.mark.parametrize("options, name, moved", [
-    ({"within": "arithmetic", "windows": (2,), "image_scale": False}, "zero_window2_map", 0.0737),
-    ({"within": "normality", "windows": (2,), "image_scale": False}, "zero_window2_map", 0.133),
-    ({"image_scale": False}, "zero_combined_map", 0.0804),
-    ({"across": "arithmetic"}, "zero_combined_map", 0.0271),
-])
+@pytest.mark.parametrize(
+    "options, name, moved",
+    [
+        (
+            {"within": "arithmetic", "windows": (2,), "image_scale": False},
+            "zero_window2_map",
+            0.0737,
+        ),
+        ({"within": "normality", "windows": (2,), "image_scale": False}, "zero_window2_map", 0.133),
+        ({"image_scale": False}, "zero_combined_map", 0.0804),
+        ({"across": "arithmetic"}, "zero_combined_map", 0.0271),
+    ],
+)
 def test_known_mistakes_move_the_map_as_recorded(options, name, moved):
     """The switches for the audit reproduce the sizes in the fixture's README, so each is the mistake it says it is."""
-    assert gap(winclip.zero_shot(encoded("test"), TEXT[""], **options).maps, name) == pytest.approx(moved, rel=0.01)
+    assert gap(winclip.zero_shot(encoded("test"), TEXT[""], **options).maps, name) == pytest.approx(
+        moved, rel=0.01
+    )
 
 
 def test_other_recorded_mistakes():

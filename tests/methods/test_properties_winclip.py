@@ -19,9 +19,15 @@ def features(n=6, grid=(5, 4), seed=0, dim=8, width=12, windows=(2, 3)):
 
     def draw(*shape):
         return F.normalize(torch.randn(*shape, generator=rng), dim=-1)
+
     patches = grid[0] * grid[1]
-    return Arrays(draw(n, dim), grid, draw(n, patches, dim), {b: draw(n, patches, width) for b in (1, 2, "final")},
-                  {k: draw(n, (grid[0] - k + 1) * (grid[1] - k + 1), dim) for k in windows})
+    return Arrays(
+        draw(n, dim),
+        grid,
+        draw(n, patches, dim),
+        {b: draw(n, patches, width) for b in (1, 2, "final")},
+        {k: draw(n, (grid[0] - k + 1) * (grid[1] - k + 1), dim) for k in windows},
+    )
 
 
 TEXT = features(2, seed=9).image
@@ -31,7 +37,9 @@ METHODS = {
     "winclip": lambda f: winclip.zero_shot(f, TEXT),
     "winclip+": lambda f: winclip.few_shot(f, features(2, seed=1), TEXT),
     "winclip+ add": lambda f: winclip.few_shot(f, features(2, seed=1), TEXT, fusion="add", token=2),
-    "winclip+ reciprocal": lambda f: winclip.few_shot(f, features(2, seed=1), TEXT, fusion="reciprocal", token=None),
+    "winclip+ reciprocal": lambda f: winclip.few_shot(
+        f, features(2, seed=1), TEXT, fusion="reciprocal", token=None
+    ),
 }
 
 
@@ -60,16 +68,22 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
 def test_harmonic_equals_a_loop_and_lies_between_its_windows(grid, k, seed):
     k = min(k, *grid)
     indices = window_indices(grid, k)
-    scores = torch.rand(2, len(indices), generator=torch.Generator().manual_seed(seed)) * 0.98 + 0.01
+    scores = (
+        torch.rand(2, len(indices), generator=torch.Generator().manual_seed(seed)) * 0.98 + 0.01
+    )
     maps = {mean: winclip.spread(scores, indices, grid, mean).flatten(1) for mean in winclip.MEANS}
     for patch in range(grid[0] * grid[1]):
         mine = scores[:, [patch in row for row in indices.tolist()]]
-        assert torch.allclose(maps["harmonic"][:, patch], mine.shape[1] / (1 / mine).sum(1), atol=1e-5)
+        assert torch.allclose(
+            maps["harmonic"][:, patch], mine.shape[1] / (1 / mine).sum(1), atol=1e-5
+        )
         assert torch.allclose(maps["arithmetic"][:, patch], mine.mean(1), atol=1e-5)
         assert (maps["harmonic"][:, patch] >= mine.amin(1) - 1e-5).all()
         assert (maps["normality"][:, patch] <= mine.amax(1) + 1e-5).all()
     assert (maps["harmonic"] <= maps["arithmetic"] + 1e-5).all()  # low votes win
-    assert (maps["arithmetic"] <= maps["normality"] + 1e-5).all()  # the reversed rule: high votes win
+    assert (
+        maps["arithmetic"] <= maps["normality"] + 1e-5
+    ).all()  # the reversed rule: high votes win
     if k == 1:
         assert torch.allclose(maps["harmonic"], scores, atol=1e-6)
 
@@ -92,15 +106,20 @@ def test_association_runs_from_zero_to_one():
     def association(query, memory):
         query, memory = (Arrays(x[:, 0], (1, x.shape[1]), windows={2: x}) for x in (query, memory))
         return winclip.association(query, memory, 2)
+
     assert torch.allclose(association(vectors, vectors * 3), torch.zeros(5), atol=1e-6)
     assert torch.allclose(association(vectors[:, :1], -vectors[:, :1]), torch.ones(1))
     assert (association(vectors, vectors) >= 0).all()
-    assert torch.equal(association(vectors, torch.cat([-vectors, vectors])), association(vectors, vectors))  # the nearest of both
+    assert torch.equal(
+        association(vectors, torch.cat([-vectors, vectors])), association(vectors, vectors)
+    )  # the nearest of both
 
 
 def test_temperature_leaves_image_auroc_and_moves_maps():
     many, labels = features(40), np.arange(40) % 2
-    near = torch.stack([TEXT[0], TEXT[0] + 0.3 * TEXT[1]])  # as close as CLIP's, so that nothing saturates to 1
+    near = torch.stack(
+        [TEXT[0], TEXT[0] + 0.3 * TEXT[1]]
+    )  # as close as CLIP's, so that nothing saturates to 1
     cold, warm = (winclip.zero_shot(many, near, temperature=t) for t in (0.02, 0.07))
     assert roc_auc_score(labels, cold.image) == roc_auc_score(labels, warm.image)
     assert (cold.maps - warm.maps).abs().max() > 0.05
@@ -123,15 +142,24 @@ def test_images_do_not_see_each_other(name):
         assert torch.allclose(getattr(alone, kind)[0], whole[7], atol=1e-5)
         low, high = scores.image_range if kind == "image" else scores.map_range
         assert whole.min() >= low - 1e-6 and whole.max() <= high + 1e-6
-    assert scores.maps.shape == (20, 5, 4) and scores.image.dtype == scores.maps.dtype == torch.float32
+    assert (
+        scores.maps.shape == (20, 5, 4) and scores.image.dtype == scores.maps.dtype == torch.float32
+    )
     assert scores.training == "training-free" and torch.equal(before, some.image)
 
 
 def test_numpy_arrays_and_any_length_are_accepted():
     some = features(3)
-    plain = Arrays(5 * some.image.numpy(), some.grid, some.patches.numpy(), {},
-                   {k: 2 * x.numpy() for k, x in some.windows.items()})
-    assert torch.allclose(winclip.zero_shot(plain, TEXT.numpy()).maps, winclip.zero_shot(some, TEXT).maps, atol=1e-6)
+    plain = Arrays(
+        5 * some.image.numpy(),
+        some.grid,
+        some.patches.numpy(),
+        {},
+        {k: 2 * x.numpy() for k, x in some.windows.items()},
+    )
+    assert torch.allclose(
+        winclip.zero_shot(plain, TEXT.numpy()).maps, winclip.zero_shot(some, TEXT).maps, atol=1e-6
+    )
 
 
 def test_a_reference_has_the_lowest_visual_score_and_more_references_never_raise_it():
@@ -174,7 +202,9 @@ def test_image_score_from_the_map_is_its_maximum():
 
 def test_clip_ac_and_one_class():
     some = features(5)
-    assert torch.allclose(clip_ac.zero_shot(some, TEXT, 0.07).image, winclip.zero_shot(some, TEXT).image)
+    assert torch.allclose(
+        clip_ac.zero_shot(some, TEXT, 0.07).image, winclip.zero_shot(some, TEXT).image
+    )
     one = clip_ac.one_class(some, TEXT)
     assert torch.equal(one.image, clip_ac.one_class(some, TEXT[:1]).image)
     assert torch.allclose(one.image, -(some.image @ TEXT[0]), atol=1e-6)
@@ -185,11 +215,19 @@ def test_clip_ac_and_one_class():
 
 
 def test_scores_refuse_what_cannot_be_right():
-    good = {"image": torch.zeros(2), "maps": torch.zeros(2, 3, 3), "meaning": "m", "training": "training-free"}
+    good = {
+        "image": torch.zeros(2),
+        "maps": torch.zeros(2, 3, 3),
+        "meaning": "m",
+        "training": "training-free",
+    }
     assert Scores(**good).range == "image 0 to 1, maps 0 to 1" and len(Scores(**good)) == 2
-    for change, words in (({"training": "zero-shot"}, "training is one of"), ({"image": torch.zeros(3)}, "want image"),
-                          ({"maps": torch.full((2, 3, 3), torch.nan)}, "not finite"),
-                          ({"maps": torch.zeros(2, 9)}, "want image")):
+    for change, words in (
+        ({"training": "zero-shot"}, "training is one of"),
+        ({"image": torch.zeros(3)}, "want image"),
+        ({"maps": torch.full((2, 3, 3), torch.nan)}, "not finite"),
+        ({"maps": torch.zeros(2, 9)}, "want image"),
+    ):
         with pytest.raises(ValueError, match=words):
             Scores(**{**good, **change})
 
@@ -201,11 +239,20 @@ def test_tiles_cover_and_merge(height, width, stride, value):
     boxes = winclip.tiles(height, width, stride)
     side = min(height, width)
     assert len(set(boxes)) == len(boxes)
-    assert all(b - t == r - left == side and 0 <= t and 0 <= left and b <= height and r <= width
-               for t, left, b, r in boxes)
-    constant = Scores(torch.full((len(boxes),), value), torch.full((len(boxes), 3, 3), value), "m", "training-free")
+    assert all(
+        b - t == r - left == side and 0 <= t and 0 <= left and b <= height and r <= width
+        for t, left, b, r in boxes
+    )
+    constant = Scores(
+        torch.full((len(boxes),), value),
+        torch.full((len(boxes), 3, 3), value),
+        "m",
+        "training-free",
+    )
     image, merged = winclip.merge_tiles(constant, boxes, (height, width))
-    assert merged.shape == (height, width) and torch.allclose(merged, torch.full_like(merged, value), atol=1e-5)
+    assert merged.shape == (height, width) and torch.allclose(
+        merged, torch.full_like(merged, value), atol=1e-5
+    )
     assert image == pytest.approx(value, abs=1e-5)
     if height == width:
         assert boxes == [(0, 0, side, side)]
@@ -213,10 +260,18 @@ def test_tiles_cover_and_merge(height, width, stride, value):
 
 def test_tiles_put_each_map_in_its_place():
     boxes = winclip.tiles(10, 20, stride=1)
-    scores = Scores([0.0, 1.0], torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]), "m", "training-free")
+    scores = Scores(
+        [0.0, 1.0], torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]), "m", "training-free"
+    )
     image, merged = winclip.merge_tiles(scores, boxes, (10, 20))
-    assert image == 0.5 and (merged[:, :10] == 0).all() and torch.allclose(merged[:, 10:], torch.ones(10, 10))
-    assert torch.allclose(winclip.merge_tiles(scores, winclip.tiles(20, 10, 1), (20, 10))[1], merged.T)
+    assert (
+        image == 0.5
+        and (merged[:, :10] == 0).all()
+        and torch.allclose(merged[:, 10:], torch.ones(10, 10))
+    )
+    assert torch.allclose(
+        winclip.merge_tiles(scores, winclip.tiles(20, 10, 1), (20, 10))[1], merged.T
+    )
     with pytest.raises(ValueError, match="boxes"):
         winclip.merge_tiles(scores, boxes[:1], (10, 20))
     with pytest.raises(ValueError, match="no tile"):

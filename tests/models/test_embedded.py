@@ -13,7 +13,9 @@ from vlmad_utils import models, paths
 from vlmad_utils.models import dinov2, embedded, prompts
 
 RAW = paths.raw_dir()
-fetched = pytest.mark.skipif(not (RAW / "dinov2").exists(), reason="the towers are not fetched; run make data")
+fetched = pytest.mark.skipif(
+    not (RAW / "dinov2").exists(), reason="the towers are not fetched; run make data"
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,25 @@ def test_conversion_is_exact_against_the_onnx_graph():
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     graph = onnx.load(str(next((RAW / "dinov2").rglob("*.onnx"))))
-    for name in ("/backbone/embeddings/Add_output_0", "/backbone/layernorm/Add_1_output_0",
-                 "/backbone/embeddings/patch_embeddings/Transpose_output_0"):
+    for name in (
+        "/backbone/embeddings/Add_output_0",
+        "/backbone/layernorm/Add_1_output_0",
+        "/backbone/embeddings/patch_embeddings/Transpose_output_0",
+    ):
         graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     pixels = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
-    _, start, last, patches = (torch.from_numpy(a) for a in
-                               runtime.InferenceSession(graph.SerializeToString()).run(None, {"input_image": pixels}))
+    _, start, last, patches = (
+        torch.from_numpy(a)
+        for a in runtime.InferenceSession(graph.SerializeToString()).run(
+            None, {"input_image": pixels}
+        )
+    )
     tower = dinov2.load_tower()
     with torch.inference_mode():
         assert (tower.norm(tower.blocks(start)) - last).abs().max() < 1e-4
-        assert (tower.patch_embed(torch.from_numpy(pixels)).flatten(1, 2) - patches).abs().max() < 1e-4
+        assert (
+            tower.patch_embed(torch.from_numpy(pixels)).flatten(1, 2) - patches
+        ).abs().max() < 1e-4
         assert tower.pos_embed.shape == (1, 1 + 37 * 37, 384)
         whole = tower.forward_features(torch.from_numpy(pixels))
     assert F.cosine_similarity(whole, last, dim=-1).min() > 0.99
@@ -46,10 +57,17 @@ def test_conversion_is_exact_against_the_onnx_graph():
 @fetched
 def test_shapes_units_and_windows(model):
     image = generate.sample("leather", "hole", seed=3)[0]
-    out = model.encode_image(model.preprocess(image)[None], blocks=(6, "final"), windows=(2, 3), patches=True)
+    out = model.encode_image(
+        model.preprocess(image)[None], blocks=(6, "final"), windows=(2, 3), patches=True
+    )
     assert {k: tuple(v.shape) for k, v in out.items()} == {
-        "image": (1, 256), "tokens-6": (1, 256, 384), "tokens-final": (1, 256, 384), "patches": (1, 256, 256),
-        "windows-2": (1, 225, 256), "windows-3": (1, 196, 256)}
+        "image": (1, 256),
+        "tokens-6": (1, 256, 384),
+        "tokens-final": (1, 256, 384),
+        "patches": (1, 256, 256),
+        "windows-2": (1, 225, 256),
+        "windows-3": (1, 196, 256),
+    }
     for name in ("image", "patches", "windows-2", "windows-3"):
         assert torch.allclose(out[name].norm(dim=-1), torch.ones(1), atol=1e-4)
     assert out["windows-2"][0].std(0).max() > 1e-3 and not model.is_clip
@@ -58,7 +76,9 @@ def test_shapes_units_and_windows(model):
 @fetched
 def test_size_is_a_multiple_of_the_patch():
     assert models.load("embedded", image_size=448).grid == (32, 32)
-    assert models.load("embedded", image_size=448).fingerprint != models.load("embedded").fingerprint
+    assert (
+        models.load("embedded", image_size=448).fingerprint != models.load("embedded").fingerprint
+    )
     with pytest.raises(ValueError, match="multiple of 14.*224"):
         models.load("embedded", image_size=225)
 
@@ -66,7 +86,9 @@ def test_size_is_a_multiple_of_the_patch():
 @fetched
 def test_prompts_matter_and_unseen_synonyms_point_the_same_way(model):
     winclip = prompts.prototypes(model, "leather", "winclip")
-    unseen = prompts.prototypes(model, "leather", {side: list(s) for side, s in captions.HELD_OUT_SYNONYMS.items()})
+    unseen = prompts.prototypes(
+        model, "leather", {side: list(s) for side, s in captions.HELD_OUT_SYNONYMS.items()}
+    )
     assert F.cosine_similarity(winclip[1] - winclip[0], unseen[1] - unseen[0], dim=0) > 0.7
     image, mask = generate.sample("leather", "hole", seed=3, area=0.03, contrast=1.0)
     patches = model.encode_image(model.preprocess(image)[None], patches=True)["patches"][0]
@@ -77,7 +99,11 @@ def test_prompts_matter_and_unseen_synonyms_point_the_same_way(model):
 
 @fetched
 def test_text_does_not_depend_on_the_batch(model):
-    words = ["a photo of a leather.", "damaged leather", "a close-up photo of the very long described object in a scene"]
+    words = [
+        "a photo of a leather.",
+        "damaged leather",
+        "a close-up photo of the very long described object in a scene",
+    ]
     together = model.encode_text(words)
     alone = torch.cat([model.encode_text([w]) for w in words])
     assert torch.allclose(together, alone, atol=1e-5)
@@ -111,10 +137,22 @@ def test_training_never_sees_what_evaluates():
     rows = training.plan(204, seed=5)
     assert {generate.FAMILIES[f].role for f in rows.family} == {"train"}
     assert {generate.DEFECT_TYPES[d].role for d in rows.defect if d != "good"} == {"train"}
-    assert (rows.defect[1::2] == "good").all() and (rows.family[::2].to_numpy() == rows.family[1::2].to_numpy()).all()
+    assert (rows.defect[1::2] == "good").all() and (
+        rows.family[::2].to_numpy() == rows.family[1::2].to_numpy()
+    ).all()
     assert rows.equals(training.plan(204, seed=5))
-    words = " ".join([*captions.NORMAL_STATES, *captions.ANOMALOUS_STATES,
-                      *(p for d, k in generate.DEFECT_TYPES.items() if k.role == "train" for p in captions.defect_phrases(d))])
+    words = " ".join(
+        [
+            *captions.NORMAL_STATES,
+            *captions.ANOMALOUS_STATES,
+            *(
+                p
+                for d, k in generate.DEFECT_TYPES.items()
+                if k.role == "train"
+                for p in captions.defect_phrases(d)
+            ),
+        ]
+    )
     assert not any(word in words for word in ("pristine", "ruined", "marred"))
 
 
@@ -123,7 +161,9 @@ def test_style_shift_moves_all_patches_of_an_image_alike():
     x = torch.randn(8, 5, 6)
     moved = training.shift_style(x, 1.0) - x
     assert moved.abs().max() > 0.1
-    assert torch.allclose(moved[:, 1:], moved[:, 1:2].expand(-1, 4, -1), atol=1e-6)  # every patch alike
+    assert torch.allclose(
+        moved[:, 1:], moved[:, 1:2].expand(-1, 4, -1), atol=1e-6
+    )  # every patch alike
     assert torch.equal(training.shift_style(x, 0.0), x)
 
 
@@ -141,8 +181,12 @@ class FakeBank:
     def __init__(self):
         self.defects = ["crack", "cut"]
         self.nouns = {f: np.array([0]) for f in (*generate.FAMILIES, "object", "other")}
-        self.states = {k: np.arange(4) + 10 * i for i, k in enumerate(["good", "bad", *generate.DEFECT_TYPES])}
-        self.table = F.normalize(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=-1)
+        self.states = {
+            k: np.arange(4) + 10 * i for i, k in enumerate(["good", "bad", *generate.DEFECT_TYPES])
+        }
+        self.table = F.normalize(
+            torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=-1
+        )
 
     def __call__(self, noun, state, rng):
         return self.table[torch.as_tensor(np.asarray(noun) + np.asarray(state))]
@@ -162,8 +206,14 @@ def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
     said = []
 
     def run(checkpoint=None, epochs=4):
-        return training.fit(groups, FakeBank(), {**recipe, "epochs": epochs}, seed=3, checkpoint=checkpoint,
-                                     report=lambda *a, **k: said.append(a[0]))
+        return training.fit(
+            groups,
+            FakeBank(),
+            {**recipe, "epochs": epochs},
+            seed=3,
+            checkpoint=checkpoint,
+            report=lambda *a, **k: said.append(a[0]),
+        )
 
     whole = run().state_dict()
     assert all(torch.equal(whole[k], v) for k, v in run().state_dict().items())
@@ -179,6 +229,8 @@ def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        training.fit(groups, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two)
+        training.fit(
+            groups, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two
+        )
     resumed = run(tmp_path / "c.pt").state_dict()
     assert all(torch.allclose(whole[k], v, atol=1e-6) for k, v in resumed.items())

@@ -8,7 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_utils.models import onednn
 
-needed = pytest.mark.skipif(not (onednn._ONEDNN and torch.backends.mkldnn.is_available()), reason="this build of PyTorch has no oneDNN")
+needed = pytest.mark.skipif(
+    not (onednn._ONEDNN and torch.backends.mkldnn.is_available()),
+    reason="this build of PyTorch has no oneDNN",
+)
 
 
 def drawn(*shape):
@@ -19,7 +22,9 @@ def drawn(*shape):
 def taken(monkeypatch):
     """Shapes that went to oneDNN."""
     seen, product = [], onednn._ONEDNN
-    monkeypatch.setattr(onednn, "_ONEDNN", lambda x, *rest: seen.append(tuple(x.shape)) or product(x, *rest))
+    monkeypatch.setattr(
+        onednn, "_ONEDNN", lambda x, *rest: seen.append(tuple(x.shape)) or product(x, *rest)
+    )
     return seen
 
 
@@ -28,12 +33,17 @@ def taken(monkeypatch):
 def test_linear_is_pytorchs_to_rounding(shape, taken):
     x, weight, bias = drawn(*shape), drawn(12, shape[-1]), drawn(12)
     for b in (bias, None):
-        found, exact = onednn.linear(x, weight, b), F.linear(x.double(), weight.double(), None if b is None else b.double())
+        found, exact = (
+            onednn.linear(x, weight, b),
+            F.linear(x.double(), weight.double(), None if b is None else b.double()),
+        )
         assert found.shape == exact.shape and found.is_contiguous()
         torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-5)
     assert len(taken) == (2 if x.numel() else 0)
-    turned = drawn(shape[-1], 6).T[:, :shape[-1]]  # strides as of a transposed matrix
-    torch.testing.assert_close(onednn.linear(turned, weight), F.linear(turned, weight), atol=1e-4, rtol=1e-5)
+    turned = drawn(shape[-1], 6).T[:, : shape[-1]]  # strides as of a transposed matrix
+    torch.testing.assert_close(
+        onednn.linear(turned, weight), F.linear(turned, weight), atol=1e-4, rtol=1e-5
+    )
 
 
 @needed
@@ -54,7 +64,9 @@ def test_what_onednn_cannot_do_is_left_to_pytorch(taken, monkeypatch):
 def test_a_row_does_not_depend_on_the_rows_beside_it():
     x, weight = drawn(500, 384), drawn(1536, 384)
     whole = onednn.linear(x, weight)
-    assert all(torch.equal(onednn.linear(x[:n].clone(), weight), whole[:n]) for n in (2, 16, 33, 499))
+    assert all(
+        torch.equal(onednn.linear(x[:n].clone(), weight), whole[:n]) for n in (2, 16, 33, 499)
+    )
 
 
 @needed

@@ -22,14 +22,21 @@ def images():
 
 
 def test_image_embedding_is_open_clips(model, images):
-    expected = torch.nn.functional.normalize(tiny.arrays("inputs")["open_clip_image_embedding_test"], dim=-1)
+    expected = torch.nn.functional.normalize(
+        tiny.arrays("inputs")["open_clip_image_embedding_test"], dim=-1
+    )
     assert torch.allclose(model.encode_image(images)["image"], expected, atol=2e-5)
 
 
 def test_cls_goes_with_the_final_patches(model, images):
     out = model.encode_image(images, blocks=("final", "cls", 1))
-    assert out["tokens-cls"].shape == (len(images), 1, model.width) and out["tokens-final"].shape[1] == model.grid[0] * model.grid[1]
-    joint = torch.nn.functional.normalize(out["tokens-cls"][:, 0] @ model.visual.proj.detach(), dim=-1)  # CLIP reads no more
+    assert (
+        out["tokens-cls"].shape == (len(images), 1, model.width)
+        and out["tokens-final"].shape[1] == model.grid[0] * model.grid[1]
+    )
+    joint = torch.nn.functional.normalize(
+        out["tokens-cls"][:, 0] @ model.visual.proj.detach(), dim=-1
+    )  # CLIP reads no more
     assert torch.allclose(joint, out["image"], atol=1e-5)
     with pytest.raises(ValueError, match="'final' and 'cls', found 'CLS'"):
         model.encode_image(images, blocks=("CLS",))
@@ -104,7 +111,9 @@ def test_failed_download_names_model_hub_and_offline_way(monkeypatch):
         raise OSError("cannot reach") from ConnectionError("Name or service not known")
 
     monkeypatch.setattr(loading.open_clip, "create_model", refuse)
-    with pytest.raises(ConnectionError, match=r"ViT-B-16/openai.*Hugging Face hub.*load\('embedded'\)"):
+    with pytest.raises(
+        ConnectionError, match=r"ViT-B-16/openai.*Hugging Face hub.*load\('embedded'\)"
+    ):
         models.load("ViT-B-16", "openai")
 
 
@@ -118,14 +127,21 @@ def test_openai_weights_get_quick_gelu(monkeypatch):
 
     monkeypatch.setattr(loading.open_clip, "create_model", spy)
     model = models.load("ViT-B-32", "openai")
-    assert seen["force_quick_gelu"] and type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert (
+        seen["force_quick_gelu"]
+        and type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    )
 
 
 @pytest.mark.slow
 def test_real_shape_of_winclips_tower():
     model = models.load("ViT-B-16-plus-240", "random")
     assert (model.grid, model.width, model.dim, model.n_blocks) == ((15, 15), 896, 640, 12)
-    out = model.encode_image(torch.randn(1, 3, 240, 240, generator=torch.Generator().manual_seed(0)), blocks=(12,), windows=(3,))
+    out = model.encode_image(
+        torch.randn(1, 3, 240, 240, generator=torch.Generator().manual_seed(0)),
+        blocks=(12,),
+        windows=(3,),
+    )
     assert out["tokens-12"].shape == (1, 225, 896) and out["windows-3"].shape == (1, 169, 640)
     assert out["windows-3"][0].std(0).max() > 1e-4
 
@@ -133,11 +149,16 @@ def test_real_shape_of_winclips_tower():
 def test_prompts_cost_their_own_length_and_give_the_towers_numbers():
     model, lengths = tiny.model(), []
     prompts = ["a", "a photo of a flawless part for visual inspection", "part"]
-    hook = model.model.transformer.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    hook = model.model.transformer.register_forward_pre_hook(
+        lambda _, args: lengths.append(args[0].shape[1])
+    )
     try:
         found = model.encode_text(prompts)
     finally:
         hook.remove()
     with torch.inference_mode():
         expected = model.model.encode_text(model.tokenizer(prompts))
-    assert torch.allclose(found, expected, atol=1e-5) and lengths[0] < 20 < model.tokenizer(prompts).shape[1]
+    assert (
+        torch.allclose(found, expected, atol=1e-5)
+        and lengths[0] < 20 < model.tokenizer(prompts).shape[1]
+    )

@@ -23,13 +23,24 @@ class Counting:
 
     def encode_text(self, texts):
         self.seen += texts
-        rows = [np.random.default_rng(list(t.encode())).normal(size=6) * (1 + len(t)) for t in texts]
+        rows = [
+            np.random.default_rng(list(t.encode())).normal(size=6) * (1 + len(t)) for t in texts
+        ]
         return torch.tensor(np.array(rows))
 
 
-@pytest.mark.parametrize("ensemble, normal, anomalous", [
-    ("winclip", 154, 88), ("winclip-21", 147, 84), ("april-gan", 245, 175), ("clip-ac", 1, 1),
-    ("clip-ac-ensemble", 80, 80), ("one-class", 1, 0), ("winclip-states", 7, 4)])
+@pytest.mark.parametrize(
+    "ensemble, normal, anomalous",
+    [
+        ("winclip", 154, 88),
+        ("winclip-21", 147, 84),
+        ("april-gan", 245, 175),
+        ("clip-ac", 1, 1),
+        ("clip-ac-ensemble", 80, 80),
+        ("one-class", 1, 0),
+        ("winclip-states", 7, 4),
+    ],
+)
 def test_sizes(ensemble, normal, anomalous):
     sides = prompts.compose("metal nut", ensemble)
     assert [len(side) for side in sides] == [normal, anomalous]
@@ -39,7 +50,10 @@ def test_sizes(ensemble, normal, anomalous):
 
 
 def test_the_two_template_lists_differ_as_recorded():
-    full, short = prompts.library()["templates"]["winclip"], prompts.library()["templates"]["winclip-21"]
+    full, short = (
+        prompts.library()["templates"]["winclip"],
+        prompts.library()["templates"]["winclip-21"],
+    )
     assert len(full) == len(set(full)) == 22 and len(short) == 21 and len(set(short)) == 20
     assert set(full) - set(short) == {"a cropped photo of a {}.", "a jpeg corrupted photo of a {}."}
     assert short.count("a jpeg corrupted photo of the {}.") == 2
@@ -47,10 +61,12 @@ def test_the_two_template_lists_differ_as_recorded():
 
 
 def test_prompts_equal_the_reference_list():
-    for side, name in zip(prompts.compose("metal_nut", "winclip-21"), ("normal", "anomalous"), strict=True):
+    for side, name in zip(
+        prompts.compose("metal_nut", "winclip-21"), ("normal", "anomalous"), strict=True
+    ):
         assert side == R[f"prompts_{name}_metal_nut"].tolist()
         tokens = R[f"tokens_{name}_metal_nut"]
-        assert torch.equal(model().tokenizer(side)[:, :tokens.shape[1]], tokens)
+        assert torch.equal(model().tokenizer(side)[:, : tokens.shape[1]], tokens)
         close(model().encode_text(side), R[f"prompt_embeddings_{name}_metal_nut"])
 
 
@@ -65,7 +81,9 @@ def test_normalising_first_changes_the_direction():
     found = prompts.prototypes(model(), "metal_nut", "winclip-21")
     close(found, R["own_normalised_mean_metal_nut"])
     raw = prompts.prototypes(model(), "metal_nut", "winclip-21", normalise_first=False)
-    assert (found - raw).abs().max() == pytest.approx(0.015, rel=0.05)  # recorded in the fixture's README
+    assert (found - raw).abs().max() == pytest.approx(
+        0.015, rel=0.05
+    )  # recorded in the fixture's README
 
 
 def test_class_names():
@@ -73,25 +91,41 @@ def test_class_names():
     assert prompts.class_name("metal_nut", "spaces") == "metal nut"
     assert prompts.class_name("pcb3", "promptad") == "printed circuit board"
     assert prompts.class_name("bracket_white", "promptad") == "bracket white"
-    assert prompts.compose("pcb1", "clip-ac", class_names="promptad")[0] == ["normal printed circuit board"]
+    assert prompts.compose("pcb1", "clip-ac", class_names="promptad")[0] == [
+        "normal printed circuit board"
+    ]
     with pytest.raises(ValueError, match="raw, spaces or promptad"):
         prompts.class_name("pcb1", "words")
 
 
 def test_own_lists_and_extra_states():
-    own = {"normal": ["good {}"], "anomalous": ["bent {}", "cut {}"], "templates": ["an x-ray of a {}.", "{}"]}
-    assert prompts.compose("pin", own) == (["an x-ray of a good pin.", "good pin"],
-                                           ["an x-ray of a bent pin.", "bent pin", "an x-ray of a cut pin.", "cut pin"])
+    own = {
+        "normal": ["good {}"],
+        "anomalous": ["bent {}", "cut {}"],
+        "templates": ["an x-ray of a {}.", "{}"],
+    }
+    assert prompts.compose("pin", own) == (
+        ["an x-ray of a good pin.", "good pin"],
+        ["an x-ray of a bent pin.", "bent pin", "an x-ray of a cut pin.", "cut pin"],
+    )
     more = prompts.compose("pcb", "clip-ac", extra_states={"anomalous": ["{} with bad soldering"]})
     assert more == (["normal pcb"], ["anomalous pcb", "pcb with bad soldering"])
-    assert len(prompts.library()["states"]["clip-ac"]["anomalous"]) == 1  # the library itself is unchanged
+    assert (
+        len(prompts.library()["states"]["clip-ac"]["anomalous"]) == 1
+    )  # the library itself is unchanged
 
 
-@pytest.mark.parametrize("ensemble, extra, words", [
-    ("winclip+", None, "No prompt ensemble"), ({"good": ["{}"]}, None, "good"),
-    ({"normal": ["flat"]}, None, "one '{}'"), ({"normal": []}, None, "no normal prompts"),
-    ("winclip", {"templates": ["{}"]}, "templates"),
-    ({"normal": ["{} {}"]}, None, "one '{}'")])
+@pytest.mark.parametrize(
+    "ensemble, extra, words",
+    [
+        ("winclip+", None, "No prompt ensemble"),
+        ({"good": ["{}"]}, None, "good"),
+        ({"normal": ["flat"]}, None, "one '{}'"),
+        ({"normal": []}, None, "no normal prompts"),
+        ("winclip", {"templates": ["{}"]}, "templates"),
+        ({"normal": ["{} {}"]}, None, "one '{}'"),
+    ],
+)
 def test_mistakes_are_named(ensemble, extra, words):
     with pytest.raises(ValueError, match=words):
         prompts.compose("nut", ensemble, extra_states=extra)
@@ -100,8 +134,12 @@ def test_mistakes_are_named(ensemble, extra, words):
 def test_each_distinct_prompt_is_encoded_once():
     clip = Counting("a")
     prompts._CACHE.pop("a", None)
-    requests = {(c, e): (c, e) for c in ("nut", "tile") for e in ("winclip", "winclip-21", "april-gan", "clip-ac")}
-    table = prompts.many(clip, requests)
+    requests = {
+        (c, e): (c, e)
+        for c in ("nut", "tile")
+        for e in ("winclip", "winclip-21", "april-gan", "clip-ac")
+    }
+    table = prompts.prototype_table(clip, requests)
     assert len(clip.seen) == len(set(clip.seen))
     assert all(table[key].shape == (2, 6) for key in requests)
     seen = len(clip.seen)
@@ -125,7 +163,9 @@ def test_text_is_kept_on_disk_and_mended(tmp_path):
     with pytest.warns(UserWarning, match="computed again"):
         mended, one = ask()
     assert one == 1 and torch.equal(found, mended)
-    assert ask(extra_states={"anomalous": ["bent {}"]})[1] == 2  # another list: the file of that side is not read for it
+    assert (
+        ask(extra_states={"anomalous": ["bent {}"]})[1] == 2
+    )  # another list: the file of that side is not read for it
     prompts._CACHE.pop("c")
 
 

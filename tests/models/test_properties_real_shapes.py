@@ -15,13 +15,24 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 
 def encode(model, **wanted):
     out = model.encode_image(model.preprocess(IMAGE)[None], **wanted)
-    picked = {kind: {int(n) if n.isdigit() else n: x for key, x in out.items() for name, _, n in [key.partition("-")]
-                     if name == kind and n} for kind in ("tokens", "windows")}
+    picked = {
+        kind: {
+            int(n) if n.isdigit() else n: x
+            for key, x in out.items()
+            for name, _, n in [key.partition("-")]
+            if name == kind and n
+        }
+        for kind in ("tokens", "windows")
+    }
     return Arrays(out["image"], model.grid, out.get("patches"), picked["tokens"], picked["windows"])
 
 
 def check(scores, shape):
-    assert scores.image.shape == (1,) and scores.maps.shape == (1, *shape) and torch.isfinite(scores.maps).all()
+    assert (
+        scores.image.shape == (1,)
+        and scores.maps.shape == (1, *shape)
+        and torch.isfinite(scores.maps).all()
+    )
 
 
 @pytest.mark.slow
@@ -54,6 +65,8 @@ def test_vit_l_14_336_at_518():
     learner = anomalyclip.PromptLearner(text_tower(model))
     assert sum(p.numel() for p in learner.parameters()) == 43_008
     check(anomalyclip.zero_shot(streams, learner.prototypes(), size=(518, 518)), (518, 518))
-    loss = anomalyclip.glocal_loss(streams.image, [streams.patches], learner(), torch.zeros(1).long(), mask, model.grid)
+    loss = anomalyclip.glocal_loss(
+        streams.image, [streams.patches], learner(), torch.zeros(1).long(), mask, model.grid
+    )
     loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in learner.parameters())

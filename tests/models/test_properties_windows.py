@@ -1,6 +1,5 @@
 """Properties of windows and of their aggregation that hold for any grid."""
 
-
 import numpy as np
 import torch
 from fixtures.properties import examples
@@ -18,12 +17,22 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
 def test_windows_cover_every_patch_as_often_as_it_has_places_for_them(grid, k):
     k = min(k, *grid)
     indices = window_indices(grid, k)
-    assert indices.shape == ((grid[0] - k + 1) * (grid[1] - k + 1), k * k) and len({tuple(w) for w in indices.tolist()}) == len(indices)
+    assert indices.shape == ((grid[0] - k + 1) * (grid[1] - k + 1), k * k) and len(
+        {tuple(w) for w in indices.tolist()}
+    ) == len(indices)
     rows, columns = indices // grid[1], indices % grid[1]
     for line in (rows, columns):
         assert (line.amax(1) - line.amin(1) == k - 1).all()
-    places = [np.minimum.reduce([np.arange(n) + 1, np.arange(n, 0, -1), np.full(n, k), np.full(n, n - k + 1)]) for n in grid]
-    assert torch.bincount(indices.flatten(), minlength=grid[0] * grid[1]).reshape(grid).tolist() == np.outer(*places).tolist()
+    places = [
+        np.minimum.reduce(
+            [np.arange(n) + 1, np.arange(n, 0, -1), np.full(n, k), np.full(n, n - k + 1)]
+        )
+        for n in grid
+    ]
+    assert (
+        torch.bincount(indices.flatten(), minlength=grid[0] * grid[1]).reshape(grid).tolist()
+        == np.outer(*places).tolist()
+    )
 
 
 @examples(60)
@@ -31,7 +40,9 @@ def test_windows_cover_every_patch_as_often_as_it_has_places_for_them(grid, k):
 def test_sparse_windows_are_some_of_all_and_leave_no_patch_out(grid, k, stride):
     k = min(k, *grid)
     stride = min(stride, k)
-    every, sparse = ({tuple(w) for w in window_indices(grid, spec).tolist()} for spec in (k, f"{k}s{stride}"))
+    every, sparse = (
+        {tuple(w) for w in window_indices(grid, spec).tolist()} for spec in (k, f"{k}s{stride}")
+    )
     assert sparse <= every and {p for w in sparse for p in w} == set(range(grid[0] * grid[1]))
     assert len(sparse) == len(window_indices(grid, k, stride)) and (stride > 1 or sparse == every)
 
@@ -43,12 +54,18 @@ def test_harmonic_mean_is_bounded_monotone_and_keeps_constants(grid, k, seed, va
     indices = window_indices(grid, k)
     scores = torch.rand(2, len(indices), generator=torch.Generator().manual_seed(seed))
     found = winclip.harmonic(scores, indices, grid)
-    for mean in ("arithmetic", "normality"):  # low votes win in the harmonic mean, high ones in that of normality
+    for mean in (
+        "arithmetic",
+        "normality",
+    ):  # low votes win in the harmonic mean, high ones in that of normality
         assert (winclip.spread(scores, indices, grid, mean) >= found - 1e-6).all()
     for b, patch in ((b, p) for b in range(2) for p in range(grid[0] * grid[1])):
         votes = scores[b, (indices == patch).any(dim=1)]
         assert votes.min() - 1e-6 <= found.flatten(1)[b, patch] <= votes.max() + 1e-6
-    assert torch.allclose(winclip.harmonic(torch.full((1, len(indices)), value), indices, grid), torch.full((1, *grid), value))
+    assert torch.allclose(
+        winclip.harmonic(torch.full((1, len(indices)), value), indices, grid),
+        torch.full((1, *grid), value),
+    )
     assert torch.allclose(winclip.harmonic(scores * value, indices, grid), found * value, atol=1e-6)
     assert (winclip.harmonic(scores + 0.1, indices, grid) > found).all()
     assert (winclip.harmonic(scores * 0, indices, grid) == 0).all()
@@ -58,7 +75,9 @@ def test_harmonic_mean_is_bounded_monotone_and_keeps_constants(grid, k, seed, va
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_scales_combine_in_any_order_between_their_lowest_and_highest(values, random):
     maps = torch.tensor(values)[:, None, None, None].expand(-1, 1, 2, 2)
-    mixed = torch.tensor(random.sample(values, len(values)))[:, None, None, None].expand(-1, 1, 2, 2)
+    mixed = torch.tensor(random.sample(values, len(values)))[:, None, None, None].expand(
+        -1, 1, 2, 2
+    )
     for mean in winclip.MEANS:
         found = winclip.combine(maps, mean)
         assert min(values) - 1e-5 <= found.min() and found.max() <= max(values) + 1e-5

@@ -22,17 +22,34 @@ def used(tmp_path_factory):
     if os.name != "posix":
         pytest.skip("POSIX permissions")
     checkout, here = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(faults.ROOT / "vlmad_utils", checkout / "vlmad_utils", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(faults.ROOT / "vlmad_procedural", checkout / "vlmad_procedural", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        faults.ROOT / "vlmad_utils",
+        checkout / "vlmad_utils",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copytree(
+        faults.ROOT / "vlmad_procedural",
+        checkout / "vlmad_procedural",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (checkout / "data").mkdir()
     (checkout / "notebooks").mkdir()
     shutil.copy(faults.ROOT / "pyproject.toml", checkout)
     parts(here, 4, 3)
     faults.read_only(checkout)
     try:
-        seen = faults.run("notebook", here, PYTHONPATH=os.pathsep.join([str(checkout), str(faults.ROOT / "tests")]), HOME="/dev/null",
-                          TQDM_DISABLE="1", MPLBACKEND="Agg", DISPLAY=None, XDG_CACHE_HOME=None, XDG_CONFIG_HOME=None,
-                          PYTHONDONTWRITEBYTECODE="1")
+        seen = faults.run(
+            "notebook",
+            here,
+            PYTHONPATH=os.pathsep.join([str(checkout), str(faults.ROOT / "tests")]),
+            HOME="/dev/null",
+            TQDM_DISABLE="1",
+            MPLBACKEND="Agg",
+            DISPLAY=None,
+            XDG_CACHE_HOME=None,
+            XDG_CONFIG_HOME=None,
+            PYTHONDONTWRITEBYTECODE="1",
+        )
     finally:
         faults.writable(checkout)
     assert seen["package"].startswith(str(checkout))
@@ -40,7 +57,9 @@ def used(tmp_path_factory):
 
 
 def test_works_from_any_folder_without_home_and_display(used):
-    assert used["rows"] == 7 and used["absolute"] and used["after"]  # the index is good after another change of the folder
+    assert (
+        used["rows"] == 7 and used["absolute"] and used["after"]
+    )  # the index is good after another change of the folder
     assert used["backend"].lower() == "agg" and used["figure"] is None
 
 
@@ -49,18 +68,32 @@ def test_opens_no_port_and_connects_to_nothing(used):
 
 
 @cases(
-    ("features.encode",), ("data.check",), ("training.fit",), ("study.run",), named=True,
+    ("features.encode",),
+    ("data.check",),
+    ("training.fit",),
+    ("study.run",),
+    named=True,
 )
 def test_bars_are_off_when_tqdm_is_disabled(used, case):
     assert used["bars"][case[0]] == ""
 
 
 @cases(
-    ("the feature store", "StoreError: .*data/store cannot be written .*Permission denied.*VLMAD_STORE"),
-    ("fetched data", "SourceError: cannot write 'elpv' into .*data/raw .*Permission denied.*VLMAD_RAW"),
-    ("procedural data", "DataError: .*procedural: cannot be written .*Permission denied.*VLMAD_RAW"),
+    (
+        "the feature store",
+        "StoreError: .*data/store cannot be written .*Permission denied.*VLMAD_STORE",
+    ),
+    (
+        "fetched data",
+        "SourceError: cannot write 'elpv' into .*data/raw .*Permission denied.*VLMAD_RAW",
+    ),
+    (
+        "procedural data",
+        "DataError: .*procedural: cannot be written .*Permission denied.*VLMAD_RAW",
+    ),
     ("a table", "PermissionError: .*Permission denied.*data/results"),
-    ("a figure", "PermissionError: .*Permission denied.*figures"), named=True,
+    ("a figure", "PermissionError: .*Permission denied.*figures"),
+    named=True,
 )
 def test_a_read_only_checkout_is_named(used, case):
     name, words = case
@@ -74,7 +107,9 @@ def test_a_read_only_checkout_gives_advice_for_results(used, case):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there such paths are right")
-@pytest.mark.parametrize("path", ["C:\\data\\parts", "D:/parts", "..\\parts", "\\\\server\\share\\parts"])
+@pytest.mark.parametrize(
+    "path", ["C:\\data\\parts", "D:/parts", "..\\parts", "\\\\server\\share\\parts"]
+)
 @cases(
     ("data.index", lambda path, _: data.index("folder", path)),
     ("VLMAD_DATA", lambda path, env: (env("VLMAD_DATA", path), data.index("mvtec"))),
@@ -84,10 +119,14 @@ def test_a_read_only_checkout_gives_advice_for_results(used, case):
     ("features.encode", lambda path, _: encode([faults.noise()], path)),
     ("VLMAD_STORE", lambda path, env: (env("VLMAD_STORE", path), encode([faults.noise()], "auto"))),
 )
-def test_windows_paths_elsewhere_are_explained_and_make_no_strange_folder(tmp_path, monkeypatch, path, case):
+def test_windows_paths_elsewhere_are_explained_and_make_no_strange_folder(
+    tmp_path, monkeypatch, path, case
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VLMAD_DATA", raising=False)
-    with pytest.raises(ValueError, match="is a Windows path, but this is no Windows: write it with /") as error:
+    with pytest.raises(
+        ValueError, match="is a Windows path, but this is no Windows: write it with /"
+    ) as error:
         case[0](path, monkeypatch.setenv)
     assert path in str(error.value) and not list(tmp_path.iterdir())
 

@@ -19,14 +19,20 @@ def tracked():
     done = subprocess.run(["git", "ls-files", "-z"], cwd=book.ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("not a git checkout")
-    return [book.ROOT / name for name in done.stdout.split("\0") if name and (book.ROOT / name).is_file()]
+    return [
+        book.ROOT / name
+        for name in done.stdout.split("\0")
+        if name and (book.ROOT / name).is_file()
+    ]
 
 
 def test_environment_only_points_at_pyproject():
     environment = yaml.safe_load((book.ROOT / "environment.yml").read_text())
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-e .[" + ",".join(PROJECT["optional-dependencies"]) + "]"]
-    python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python"))
+    python = next(
+        d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python")
+    )
     assert python == "python" + PROJECT["requires-python"]
 
 
@@ -36,11 +42,16 @@ def test_every_dependency_has_a_lower_bound_and_no_upper():
 
 
 def test_ci_calls_the_readmes_test_command():
-    assert "make test" in (book.ROOT / ".ci/run").read_text() and "make test" in (book.ROOT / "README.md").read_text()
+    assert (
+        "make test" in (book.ROOT / ".ci/run").read_text()
+        and "make test" in (book.ROOT / "README.md").read_text()
+    )
 
 
 def test_readme_table_is_up_to_date():
-    assert book.readme() == (book.ROOT / "README.md").read_text(encoding="utf-8"), "run make notebooks"
+    assert book.readme() == (book.ROOT / "README.md").read_text(encoding="utf-8"), (
+        "run make notebooks"
+    )
 
 
 def test_no_machine_path_in_the_repository():
@@ -59,15 +70,27 @@ def test_notebook_is_fit_to_read(path):
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert path.stat().st_size <= 2**20
     assert all(c.execution_count for c in code), "a cell was not executed"
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "not executed in order from a fresh kernel"
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), (
+        "not executed in order from a fresh kernel"
+    )
     assert not any(o.output_type == "error" for c in code for o in c.outputs)
-    assert notebook.metadata.vlmad.source == book.source_stamp(notebook), "outputs are of another source: make notebooks"
+    assert notebook.metadata.vlmad.source == book.source_stamp(notebook), (
+        "outputs are of another source: make notebooks"
+    )
     assert "widgets" not in notebook.metadata
     assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
     title, promise = book.headline(notebook)
     assert title and promise.endswith(".")
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    for part in ("You will learn", "You need", "> **Scope", book.NAVIGATION, "Takeaways", "Exercises", "References"):
+    for part in (
+        "You will learn",
+        "You need",
+        "> **Scope",
+        book.NAVIGATION,
+        "Takeaways",
+        "Exercises",
+        "References",
+    ):
         assert part.lower() in text.lower(), f"{path.stem} has no {part!r}"
     assert book.navigation(path, book.notebooks()) in text, "navigation is stale: make notebooks"
 
@@ -75,12 +98,19 @@ def test_notebook_is_fit_to_read(path):
 def test_every_exercise_has_a_solution_and_every_solution_an_exercise():
     asked = set()
     for path in book.notebooks():
-        text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+        text = "\n".join(
+            c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
+        )
         part = re.search(r"(?ms)^## Exercises$(.*?)(?=^## |\Z)", text)
         items = re.findall(r"(?m)^(\d+)\. \*(.+?)\*", part[1]) if part else []
         asked |= {(f"{path.stem[:2]}.{number}", title.rstrip(".?")) for number, title in items}
-    solved = [heading for path in SOLUTIONS for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"
-              for heading in re.findall(r"(?m)^## (\d\d\.\d+) (.+)$", c.source)]
+    solved = [
+        heading
+        for path in SOLUTIONS
+        for c in nbformat.read(path, as_version=4).cells
+        if c.cell_type == "markdown"
+        for heading in re.findall(r"(?m)^## (\d\d\.\d+) (.+)$", c.source)
+    ]
     assert sorted(asked) == sorted((number, title.rstrip(".?")) for number, title in solved)
 
 
@@ -90,15 +120,26 @@ def test_solutions_are_fit_to_read(path):
     nbformat.validate(notebook)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert path.stat().st_size <= 2**20
-    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), "not executed in order from a fresh kernel"
-    assert not any(o.output_type == "error" or o.get("name") == "stderr" for c in code for o in c.outputs)
-    assert notebook.metadata.vlmad.source == book.source_stamp(notebook), "outputs are of another source"
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1)), (
+        "not executed in order from a fresh kernel"
+    )
+    assert not any(
+        o.output_type == "error" or o.get("name") == "stderr" for c in code for o in c.outputs
+    )
+    assert notebook.metadata.vlmad.source == book.source_stamp(notebook), (
+        "outputs are of another source"
+    )
     assert sum("parameters" in c.metadata.get("tags", []) for c in code) == 1
     drawn = [c for c in code if c.source.endswith("\nfig")]
-    assert all(any("image/jpeg" in o.get("data", {}) for o in c.outputs) for c in drawn), "a picture was not kept"
+    assert all(any("image/jpeg" in o.get("data", {}) for o in c.outputs) for c in drawn), (
+        "a picture was not kept"
+    )
     title, promise = book.headline(notebook)
     assert title.startswith("Solutions, session") and promise.endswith(".")
-    assert "> **Scope" in "\n".join(c.source for c in notebook.cells) and "widgets" not in notebook.metadata
+    assert (
+        "> **Scope" in "\n".join(c.source for c in notebook.cells)
+        and "widgets" not in notebook.metadata
+    )
 
 
 def test_figures_and_captions_are_complete_both_ways():
@@ -114,12 +155,19 @@ def test_pictures_of_data_carry_their_licence():
             continue
         for cell in nbformat.read(path, as_version=4).cells:
             if re.search(r"report\.(overlay|contact_sheet)\(", cell.source):
-                for made, name in re.findall(r'report\.save_figure\(fig, (f?)"(\w+)', cell.source):  # of an f-string the beginning
-                    assert any(entry.get("licence") for key, entry in captions.items() if key == name or made and key.startswith(name)), \
-                        f"{path.stem}: {name} names no licence"
+                for made, name in re.findall(
+                    r'report\.save_figure\(fig, (f?)"(\w+)', cell.source
+                ):  # of an f-string the beginning
+                    assert any(
+                        entry.get("licence")
+                        for key, entry in captions.items()
+                        if key == name or made and key.startswith(name)
+                    ), f"{path.stem}: {name} names no licence"
                     seen += 1
     assert seen > 15
 
 
 def test_readme_counts_the_generator_right():
-    assert f"{len(FAMILIES)} products, {len(DEFECT_TYPES)} kinds of defect" in (book.ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(FAMILIES)} products, {len(DEFECT_TYPES)} kinds of defect" in (
+        book.ROOT / "README.md"
+    ).read_text(encoding="utf-8")

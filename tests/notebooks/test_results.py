@@ -20,14 +20,27 @@ UNIT = ("image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pi
 def test_each_table_comes_from_a_notebook_or_module_and_each_save_left_one():
     saved = {}
     for path in book.notebooks():
-        for name in re.findall(r"report\.save_table\([^\n]*?[\"'](\d\d_\w+)[\"']\)", path.read_text(encoding="utf-8").replace('\\"', '"')):
-            assert name[:2] == path.name[:2], f"{path.name} saves {name}: a table begins with its notebook's number"
+        for name in re.findall(
+            r"report\.save_table\([^\n]*?[\"'](\d\d_\w+)[\"']\)",
+            path.read_text(encoding="utf-8").replace('\\"', '"'),
+        ):
+            assert name[:2] == path.name[:2], (
+                f"{path.name} saves {name}: a table begins with its notebook's number"
+            )
             saved[name] = path.name
-    for path in sorted((paths.checkout() / "benchmarks").glob("*.py")):  # these tables need not be there
-        for name in re.findall(r"report\.save_table\([^\n]*?\"(\w+)\"\)", path.read_text(encoding="utf-8")):
-            assert name.startswith("bench"), f"{path.name} saves {name}: such a table begins with bench"
+    for path in sorted(
+        (paths.checkout() / "benchmarks").glob("*.py")
+    ):  # these tables need not be there
+        for name in re.findall(
+            r"report\.save_table\([^\n]*?\"(\w+)\"\)", path.read_text(encoding="utf-8")
+        ):
+            assert name.startswith("bench"), (
+                f"{path.name} saves {name}: such a table begins with bench"
+            )
             saved |= {name: path.name} if name in TABLES else {}
-    assert set(saved) == set(TABLES), f"only saved: {set(saved) - set(TABLES)}; only there: {set(TABLES) - set(saved)}"
+    assert set(saved) == set(TABLES), (
+        f"only saved: {set(saved) - set(TABLES)}; only there: {set(TABLES) - set(saved)}"
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -50,7 +63,9 @@ def rows(name, **where):
     """Rows of a recorded table of the embedded model; skipped when the table was made with another one."""
     table = pd.read_csv(TABLES[name])
     if "backbone" in table and set(table["backbone"]) != {"embedded"}:
-        pytest.skip(f"{name} was made with {sorted(set(table['backbone']))}: the bounds are the embedded model's")
+        pytest.skip(
+            f"{name} was made with {sorted(set(table['backbone']))}: the bounds are the embedded model's"
+        )
     for column, value in where.items():
         table = table[table[column] == value]
     assert len(table), f"{name} has no row with {where}"
@@ -63,37 +78,70 @@ def mean(name, **where):
 
 def test_baselines_find_unseen_products_and_beat_chance():
     for method in ("CLIP-AC", "full ensemble", "dense patches"):
-        assert mean("10_baselines", dataset="procedural", metric="image_auroc", method=method) > 0.85
+        assert (
+            mean("10_baselines", dataset="procedural", metric="image_auroc", method=method) > 0.85
+        )
         assert mean("10_baselines", dataset="elpv", metric="image_auroc", method=method) > 0.62
     assert mean("10_baselines", dataset="procedural", metric="aupro", method="dense patches") > 0.75
 
 
 def test_winclips_image_score_ignores_windows_and_its_maps_do_not():
-    image = rows("11_winclip_variants", metric="image_auroc").pivot(index="category", columns="method", values="value")
-    untouched = ["windows 2", "windows 3", "windows 2+3", "no image scale", "arithmetic", "checkpoint's temperature"]
+    image = rows("11_winclip_variants", metric="image_auroc").pivot(
+        index="category", columns="method", values="value"
+    )
+    untouched = [
+        "windows 2",
+        "windows 3",
+        "windows 2+3",
+        "no image scale",
+        "arithmetic",
+        "checkpoint's temperature",
+    ]
     assert (image[untouched].sub(image["windows 2+3"], axis=0).abs() < 1e-9).all().all()
-    maps = rows("11_winclip_variants", metric="aupro").pivot(index="category", columns="method", values="value")
+    maps = rows("11_winclip_variants", metric="aupro").pivot(
+        index="category", columns="method", values="value"
+    )
     assert (maps["windows 2"] - maps["windows 3"]).abs().max() > 0.005
     assert mean("11_winclip_variants", metric="pixel_auroc", method="windows 2+3") > 0.75
 
 
 def test_training_elsewhere_helps_maps_and_is_marked():
-    blocks = rows("12_april_gan_blocks", metric="pixel_auroc").groupby(["block", "training"])["value"].mean()
+    blocks = (
+        rows("12_april_gan_blocks", metric="pixel_auroc")
+        .groupby(["block", "training"])["value"]
+        .mean()
+    )
     assert blocks["sum", "after"] > max(0.85, blocks["sum", "before"] + 0.1)
     marks = rows("12_april_gan").groupby("method")["training"].unique().map(set)
-    assert marks["APRIL-GAN"] == {"trained elsewhere"} and marks["APRIL-GAN (transductive)"] == {"transductive"}
+    assert marks["APRIL-GAN"] == {"trained elsewhere"} and marks["APRIL-GAN (transductive)"] == {
+        "transductive"
+    }
     assert marks["memory bank"] == marks["dense patches"] == {"training-free"}
     assert set(rows("13_anomalyclip", method="AnomalyCLIP")["training"]) == {"trained elsewhere"}
-    assert mean("13_anomalyclip", method="AnomalyCLIP", dataset="procedural", metric="image_auroc") > 0.8
+    assert (
+        mean("13_anomalyclip", method="AnomalyCLIP", dataset="procedural", metric="image_auroc")
+        > 0.8
+    )
 
 
 def test_references_help_and_the_draw_matters_less_with_more():
-    assert mean("14_memory_bank", method="memory bank", k_shot=4, dataset="procedural", metric="image_auroc") > 0.8
+    assert (
+        mean(
+            "14_memory_bank",
+            method="memory bank",
+            k_shot=4,
+            dataset="procedural",
+            metric="image_auroc",
+        )
+        > 0.8
+    )
     bank = rows("22_shots", method="memory bank", metric="image_auroc")
     by_k = bank.groupby(["dataset", "k_shot"])["value"].mean()
     for dataset in ("elpv", "procedural"):
         assert by_k[dataset, 16] > by_k[dataset, 1] - 0.01
-    spread = bank.groupby(["category", "k_shot"])["value"].agg(np.ptp).groupby("k_shot").mean()  # over draws
+    spread = (
+        bank.groupby(["category", "k_shot"])["value"].agg(np.ptp).groupby("k_shot").mean()
+    )  # over draws
     assert spread[16] < spread[1]
     gaps = rows("22_shots_differences")
     assert (gaps["p (Holm)"] >= gaps["p"] - 1e-9).all() and gaps["difference"].abs().max() < 0.6
@@ -107,10 +155,23 @@ def test_prompts_matter_as_far_as_was_written():
 
 
 def test_audit_finds_what_must_hold_by_construction():
-    image = rows("52_audit_difference", metric="image_auroc").set_index(["method", "dataset"])["difference"]
-    for method in ("no image scale", "harmonic mean of normality", "arithmetic means", "checkpoint's temperature", "map stretched per image"):
+    image = rows("52_audit_difference", metric="image_auroc").set_index(["method", "dataset"])[
+        "difference"
+    ]
+    for method in (
+        "no image scale",
+        "harmonic mean of normality",
+        "arithmetic means",
+        "checkpoint's temperature",
+        "map stretched per image",
+    ):
         assert image[method].abs().max() < 1e-9, f"{method} cannot touch WinCLIP's image score"
     metric = rows("52_audit_metric").set_index("judged")
     exact, bent = metric.loc["exact, all images"], metric.loc["exact, map to the 8th power"]
-    assert abs(exact["AU-PRO"] - bent["AU-PRO"]) < 1e-3 and abs(exact["pixel AUROC"] - bent["pixel AUROC"]) < 1e-3
-    assert abs(metric.loc["200 thresholds, map to the 8th power", "AU-PRO"] - exact["AU-PRO"]) > 0.01
+    assert (
+        abs(exact["AU-PRO"] - bent["AU-PRO"]) < 1e-3
+        and abs(exact["pixel AUROC"] - bent["pixel AUROC"]) < 1e-3
+    )
+    assert (
+        abs(metric.loc["200 thresholds, map to the 8th power", "AU-PRO"] - exact["AU-PRO"]) > 0.01
+    )

@@ -43,7 +43,8 @@ def test_roles_are_disjoint_and_complete():
         roles = {entry.role for entry in table.values()}
         assert roles == {"train", "eval"}
     nouns = {
-        role: {n for f in FAMILIES.values() if f.role == role for n in f.nouns} for role in ("train", "eval")
+        role: {n for f in FAMILIES.values() if f.role == role for n in f.nouns}
+        for role in ("train", "eval")
     }
     assert not nouns["train"] & nouns["eval"]
     for name, family in FAMILIES.items():
@@ -101,7 +102,9 @@ def test_part_faults_are_marked(family):
 
 def test_other_product_lines_differ_more_than_other_images():
     def mean(seed, style_seed):
-        return sample("plastic", seed=seed, style_seed=style_seed, size=64, camera=0)[0].mean((0, 1))
+        return sample("plastic", seed=seed, style_seed=style_seed, size=64, camera=0)[0].mean(
+            (0, 1)
+        )
 
     within = np.ptp([mean(s, 0) for s in range(5)], axis=0).mean()
     between = np.ptp([mean(0, s) for s in range(5)], axis=0).mean()
@@ -129,7 +132,9 @@ def test_layout_and_interrupted_writing(tmp_path, monkeypatch):
     assert whole and not list(tmp_path.rglob(".*.part"))
     write(tmp_path, **options)
     count = len(calls)
-    assert count == 1 + sum(4 + len(defects_of(family)) for family in options["families"]), "the one that broke is drawn again, no other"
+    assert count == 1 + sum(4 + len(defects_of(family)) for family in options["families"]), (
+        "the one that broke is drawn again, no other"
+    )
     write(tmp_path, **options)
     assert len(calls) == count, "what is whole is not made again"
     for family in options["families"]:
@@ -139,8 +144,14 @@ def test_layout_and_interrupted_writing(tmp_path, monkeypatch):
         assert {p.name for p in (folder / "test").iterdir()} == {"good", *defects_of(family)}
         for defect in defects_of(family):
             (image,) = (folder / "test" / defect).glob("*.png")
-            mask = np.asarray(Image.open(folder / "ground_truth" / defect / f"{image.stem}_mask.png"))
-            assert set(np.unique(mask)) == {0, 255} and np.asarray(Image.open(image)).shape == (64, 64, 3)
+            mask = np.asarray(
+                Image.open(folder / "ground_truth" / defect / f"{image.stem}_mask.png")
+            )
+            assert set(np.unique(mask)) == {0, 255} and np.asarray(Image.open(image)).shape == (
+                64,
+                64,
+                3,
+            )
 
 
 def test_pictures_of_another_plan_or_of_nobody_are_removed(tmp_path):
@@ -164,7 +175,10 @@ def test_only_what_is_asked_for_is_drawn_and_it_is_the_same(tmp_path):
     assert drawn == some
     for picture in wanted[1::3]:
         for path in {picture.path, picture.mask} - {None}:
-            assert path.read_bytes() == (tmp_path / "all" / path.relative_to(tmp_path / "some")).read_bytes()
+            assert (
+                path.read_bytes()
+                == (tmp_path / "all" / path.relative_to(tmp_path / "some")).read_bytes()
+            )
     write(tmp_path / "some", ["nut"], size=64, **options)
     assert all(p.path.exists() and (p.mask is None or p.mask.exists()) for p in wanted)
 
@@ -187,7 +201,12 @@ def test_kept_is_drawn_once_and_the_same(tmp_path, monkeypatch):
     image, mask = sample("leather", "scratch", 3, **options)
     for _ in range(2):
         again = sample_once("leather", "scratch", np.int64(3), tmp_path, **options)
-        assert (again[0] == image).all() and (again[1] == mask).all() and again[1].dtype == bool and again[0].flags.c_contiguous
+        assert (
+            (again[0] == image).all()
+            and (again[1] == mask).all()
+            and again[1].dtype == bool
+            and again[0].flags.c_contiguous
+        )
         monkeypatch.setattr(procedural, "sample", None)  # the second time nothing is drawn
     with pytest.raises(TypeError):
         sample_once("leather", "scratch", 4, tmp_path, **options)

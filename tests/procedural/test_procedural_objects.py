@@ -20,7 +20,9 @@ def test_registry():
     assert set(EVAL_OBJECTS) < set(OBJECTS)
     assert len(OBJECTS) - len(EVAL_OBJECTS) >= 13
     assert set(OBJECT_NOUNS) == set(OBJECTS)
-    assert all(2 <= len(nouns) <= 4 and len(set(nouns)) == len(nouns) for nouns in OBJECT_NOUNS.values())
+    assert all(
+        2 <= len(nouns) <= 4 and len(set(nouns)) == len(nouns) for nouns in OBJECT_NOUNS.values()
+    )
 
 
 @pytest.mark.parametrize("size", (96, 224))

@@ -20,13 +20,23 @@ MASKS = np.zeros((2, 32, 48), bool)
 MASKS[0, 20:, 30:] = True  # the second image is normal
 GROUPS = {"cookie": (RNG.random(9), np.arange(9) % 2), "pcb": (RNG.random(5), np.zeros(5, int))}
 ROWS = pd.DataFrame(
-    [(c, m, "image AUROC", v, v - 0.1, min(1, v + 0.1)) for c, m, v in
-     [("cookie", "WinCLIP", 0.7), ("cookie", "memory bank", 0.95), ("pcb", "memory bank", 0.4)]],
+    [
+        (c, m, "image AUROC", v, v - 0.1, min(1, v + 0.1))
+        for c, m, v in [
+            ("cookie", "WinCLIP", 0.7),
+            ("cookie", "memory bank", 0.95),
+            ("pcb", "memory bank", 0.4),
+        ]
+    ],
     columns=["category", "method", "metric", "value", "low", "high"],
 )
 FIGURES = {
-    "overlay": lambda: report.overlay(IMAGES, MAPS, MASKS, labels=["scratch", "good"], licence="MIT"),
-    "sheet": lambda: report.contact_sheet([IMAGES[0], IMAGES[1][:20]], ["a", "b\nc"], [MASKS[0], None]),
+    "overlay": lambda: report.overlay(
+        IMAGES, MAPS, MASKS, labels=["scratch", "good"], licence="MIT"
+    ),
+    "sheet": lambda: report.contact_sheet(
+        [IMAGES[0], IMAGES[1][:20]], ["a", "b\nc"], [MASKS[0], None]
+    ),
     "strip": lambda: report.score_strip(GROUPS, {"cookie": 0.5}, {"pcb": "AUROC undefined"}),
     "bars": lambda: report.metric_bars(ROWS, chance={"cookie": 0.5}),
 }
@@ -46,7 +56,9 @@ def test_figures_are_byte_stable(name, tmp_path):
         assert not plt.get_fignums(), "a saved figure is closed"
         assert fig.get_axes()
     for kind in ("pdf", "png"):
-        first, second = ((tmp_path / out / f"{name}.{kind}").read_bytes() for out in ("once", "twice"))
+        first, second = (
+            (tmp_path / out / f"{name}.{kind}").read_bytes() for out in ("once", "twice")
+        )
         assert first == second
         assert b"CreationDate" not in first and b"matplotlib" not in first.lower()
     written = {p.name for p in (tmp_path / "once").iterdir()}
@@ -69,7 +81,12 @@ def test_another_process_and_another_style_give_the_same_bytes(tmp_path):
 
 
 def test_print_sizes(tmp_path):
-    widths = {"overlay": report.PAGE, "sheet": report.PAGE, "strip": report.COLUMN, "bars": report.COLUMN}
+    widths = {
+        "overlay": report.PAGE,
+        "sheet": report.PAGE,
+        "strip": report.COLUMN,
+        "bars": report.COLUMN,
+    }
     for name, width in widths.items():
         report.save_figure(FIGURES[name](), name, "A caption.", out=tmp_path)
         with Image.open(tmp_path / f"{name}.png") as image:
@@ -84,7 +101,10 @@ def test_style_is_found_and_does_not_leak():
     with plt.style.context(report.STYLE):
         cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
         assert plt.rcParams["font.size"] == 8 and not plt.rcParams["axes.spines.top"]
-    assert ["#" + c.lstrip("#") for c in cycle[:2]] == [report.NORMAL["color"], report.ANOMALOUS["color"]]
+    assert ["#" + c.lstrip("#") for c in cycle[:2]] == [
+        report.NORMAL["color"],
+        report.ANOMALOUS["color"],
+    ]
     assert not {report.NORMAL["color"], report.ANOMALOUS["color"]} & set(report.METHODS)
 
 
@@ -124,7 +144,9 @@ def test_all_heat_maps_share_one_colour_range():
     assert len(heat) == 4
     assert {i.get_clim() for i in heat} == {(everything.min(), everything.max())}
     fixed = report.overlay(IMAGES, MAPS, vmin=0, vmax=2)
-    assert {i.get_clim() for ax in fixed.axes for i in ax.images if i.get_cmap() is report.HEAT} == {(0, 2)}
+    assert {
+        i.get_clim() for ax in fixed.axes for i in ax.images if i.get_cmap() is report.HEAT
+    } == {(0, 2)}
 
 
 def test_heat_map_cells_lie_over_their_pixels():
@@ -138,7 +160,9 @@ def test_contour_only_where_there_is_a_defect():
 
 
 def test_bars_show_value_method_and_undefined():
-    rows = pd.concat([ROWS, ROWS.iloc[:1].assign(category="pcb", value=np.nan, low=np.nan, high=np.nan)])
+    rows = pd.concat(
+        [ROWS, ROWS.iloc[:1].assign(category="pcb", value=np.nan, low=np.nan, high=np.nan)]
+    )
     texts = [t.get_text() for t in report.metric_bars(rows).axes[0].texts]
     assert texts == ["0.70  WinCLIP", "0.95  memory bank", "0.40", "undefined"]
     plain = report.metric_bars(ROWS.drop(columns=["low", "high", "metric"]), chance=0.5).axes[0]
@@ -177,7 +201,9 @@ def test_wrong_scores_name_the_category():
         report.score_strip({"cookie": (np.zeros(3), np.zeros(4))})
 
 
-@pytest.mark.parametrize("name, caption, message", [("a/b", "Text.", "letters"), ("a", "  ", "no caption")])
+@pytest.mark.parametrize(
+    "name, caption, message", [("a/b", "Text.", "letters"), ("a", "  ", "no caption")]
+)
 def test_a_figure_needs_a_name_and_a_caption(name, caption, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         report.save_figure(report.score_strip(GROUPS), name, caption, out=tmp_path)

@@ -23,36 +23,79 @@ def index(tmp_path_factory):
 def methods():
     model = tiny.model()
     layers = april_gan.LinearLayers((2, 4), model.width, model.dim)
-    return [registry.clip_ac_method(model), registry.clip_ac_method(model, "winclip", "CLIP-AC + ensemble"), registry.dense(model),
-            registry.winclip_method(model), registry.april_gan_method(model, layers),
-            registry.april_gan_method(model, layers, transductive=True), registry.april_gan_method(model, layers, image_from="map"),
-            registry.anomalyclip_method(model, torch.eye(2, model.dim)), registry.memory_bank_method((2, 4))]
+    return [
+        registry.clip_ac_method(model),
+        registry.clip_ac_method(model, "winclip", "CLIP-AC + ensemble"),
+        registry.dense(model),
+        registry.winclip_method(model),
+        registry.april_gan_method(model, layers),
+        registry.april_gan_method(model, layers, transductive=True),
+        registry.april_gan_method(model, layers, image_from="map"),
+        registry.anomalyclip_method(model, torch.eye(2, model.dim)),
+        registry.memory_bank_method((2, 4)),
+    ]
 
 
 def grid(index, methods, store, **options):
-    return study.run(tiny.model(), index, methods, **{"shots": (0, 1, 2), "seeds": (0, 1), "size": (40, 40), "draws": 20, "store": store,
-                                                      "progress": False, **options})
+    return study.run(
+        tiny.model(),
+        index,
+        methods,
+        **{
+            "shots": (0, 1, 2),
+            "seeds": (0, 1),
+            "size": (40, 40),
+            "draws": 20,
+            "store": store,
+            "progress": False,
+            **options,
+        },
+    )
 
 
 def test_a_row_for_every_cell_and_metric_and_the_same_a_second_time(index, methods, tmp_path):
     found = grid(index, methods, tmp_path)
-    zero, few = 7, 5  # CLIP-AC, ensemble, dense, WinCLIP, APRIL-GAN twice, AnomalyCLIP; WinCLIP+, APRIL-GAN three times, memory bank
+    zero, few = (
+        7,
+        5,
+    )  # CLIP-AC, ensemble, dense, WinCLIP, APRIL-GAN twice, AnomalyCLIP; WinCLIP+, APRIL-GAN three times, memory bank
     cells = 2 * (zero + few * 2 * 2)
     assert len(found.rows) == cells * 7 and len(found.images) == cells * 6
     assert not found.rows.duplicated([*study.KEYS, "metric"]).any()
-    assert set(found.rows["metric"]) == {"image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"}
-    assert found.rows[["value", "low", "high", "chance"]].notna().all().all() and (found.rows["low"] <= found.rows["high"]).all()
-    assert set(found.rows.loc[found.rows["method"] == "APRIL-GAN", "training"]) == {"trained elsewhere"}
-    assert set(found.rows.loc[found.rows["method"].str.contains("transductive"), "training"]) == {"transductive"}
+    assert set(found.rows["metric"]) == {
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1max",
+        "aupro",
+    }
+    assert (
+        found.rows[["value", "low", "high", "chance"]].notna().all().all()
+        and (found.rows["low"] <= found.rows["high"]).all()
+    )
+    assert set(found.rows.loc[found.rows["method"] == "APRIL-GAN", "training"]) == {
+        "trained elsewhere"
+    }
+    assert set(found.rows.loc[found.rows["method"].str.contains("transductive"), "training"]) == {
+        "transductive"
+    }
     again = grid(index, methods, tmp_path)
     pd.testing.assert_frame_equal(found.rows, again.rows)
     pd.testing.assert_frame_equal(found.images, again.images)
-    pd.testing.assert_frame_equal(found.rows, grid(index, methods, None).rows)  # the store changes no number
+    pd.testing.assert_frame_equal(
+        found.rows, grid(index, methods, None).rows
+    )  # the store changes no number
 
 
 def test_cells_are_read_without_features_and_features_need_not_be_kept(index, methods, tmp_path):
     def written(store):
-        return [path for path in (tmp_path / store).glob("v*/**/*.safetensors") if path.parent.parent.name != "text"]
+        return [
+            path
+            for path in (tmp_path / store).glob("v*/**/*.safetensors")
+            if path.parent.parent.name != "text"
+        ]
 
     found = grid(index, methods, tmp_path / "all")
     lean = grid(index, methods, tmp_path / "lean", keep_features=False)
@@ -65,8 +108,15 @@ def test_cells_are_read_without_features_and_features_need_not_be_kept(index, me
     assert not written("all") and len(again.rows) == len(found.rows)
     fewer = index[index["category"] == "bolt"]
     more = methods[2]  # one category and one method without its cell: only its images are encoded
-    study.run(tiny.model(), fewer, [study.Method("new", more.score, "zero", more.ensemble, patches=True)], size=(40, 40), draws=0,
-              store=tmp_path / "all", progress=False)
+    study.run(
+        tiny.model(),
+        fewer,
+        [study.Method("new", more.score, "zero", more.ensemble, patches=True)],
+        size=(40, 40),
+        draws=0,
+        store=tmp_path / "all",
+        progress=False,
+    )
     assert len(written("all")) == 2 * 6  # image embedding and patches of 6 images
 
 
@@ -90,7 +140,13 @@ def test_a_broken_run_goes_on_and_only_new_cells_are_scored(index, methods, tmp_
         return bank.score(*arguments)
 
     def counting(fail_at=None, settings=bank.settings):
-        return study.Method(bank.name, lambda *a: score(*a, fail_at=fail_at), "few", blocks=bank.blocks, settings=settings)
+        return study.Method(
+            bank.name,
+            lambda *a: score(*a, fail_at=fail_at),
+            "few",
+            blocks=bank.blocks,
+            settings=settings,
+        )
 
     with pytest.raises(KeyboardInterrupt):
         grid(index, [counting(fail_at=4)], tmp_path)
@@ -110,13 +166,23 @@ def test_a_broken_run_goes_on_and_only_new_cells_are_scored(index, methods, tmp_
 def test_order_of_rows_categories_and_workers_changes_nothing(index, methods, tmp_path):
     from joblib import parallel_config
 
-    found = grid(index, methods[-1:], None).rows.sort_values([*study.KEYS, "metric"]).reset_index(drop=True)
-    mixed = grid(index.sample(frac=1, random_state=1), methods[-1:], None).rows.sort_values([*study.KEYS, "metric"]).reset_index(drop=True)
+    found = (
+        grid(index, methods[-1:], None)
+        .rows.sort_values([*study.KEYS, "metric"])
+        .reset_index(drop=True)
+    )
+    mixed = (
+        grid(index.sample(frac=1, random_state=1), methods[-1:], None)
+        .rows.sort_values([*study.KEYS, "metric"])
+        .reset_index(drop=True)
+    )
     numbers = ["value", "chance"]  # the draws of the bootstrap depend on the order
     np.testing.assert_allclose(mixed[numbers], found[numbers], atol=1e-6)
     with parallel_config(backend="loky", n_jobs=2):
         spread = grid(index, methods[-1:], tmp_path).rows
-    pd.testing.assert_frame_equal(spread.sort_values([*study.KEYS, "metric"]).reset_index(drop=True), found)
+    pd.testing.assert_frame_equal(
+        spread.sort_values([*study.KEYS, "metric"]).reset_index(drop=True), found
+    )
 
 
 def test_evaluate_refuses_what_it_cannot_judge(index):
@@ -130,16 +196,36 @@ def test_evaluate_refuses_what_it_cannot_judge(index):
     with pytest.raises(ValueError, match="unknown"):
         study.evaluate(bolt.assign(label=-1), scores)
     no_masks = study.evaluate(bolt.assign(mask_path=None), scores, draws=0)
-    assert [row["metric"] for row in no_masks] == ["image_auroc", "image_ap", "image_f1max"] and np.isnan(no_masks[0]["low"])
+    assert [row["metric"] for row in no_masks] == [
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+    ] and np.isnan(no_masks[0]["low"])
 
 
 def test_summary_is_the_macro_mean_with_errors_in_quadrature():
-    base = {"dataset": "d", "method": "m", "k_shot": 1, "metric": "image_auroc", "chance": 0.5, "n_images": 10, "training": "training-free"}
-    rows = pd.DataFrame([{**base, "category": c, "seed": s, "value": v, "low": v - 0.03, "high": v + 0.04}
-                         for c, s, v in (("a", 0, 0.6), ("a", 1, 0.8), ("b", 0, 0.9), ("b", 1, 0.9))])
+    base = {
+        "dataset": "d",
+        "method": "m",
+        "k_shot": 1,
+        "metric": "image_auroc",
+        "chance": 0.5,
+        "n_images": 10,
+        "training": "training-free",
+    }
+    rows = pd.DataFrame(
+        [
+            {**base, "category": c, "seed": s, "value": v, "low": v - 0.03, "high": v + 0.04}
+            for c, s, v in (("a", 0, 0.6), ("a", 1, 0.8), ("b", 0, 0.9), ("b", 1, 0.9))
+        ]
+    )
     line = study.summarise(rows, "image_auroc").iloc[0]
-    assert line["value"] == pytest.approx(0.8) and line["seed_sd"] == pytest.approx(np.std([0.75, 0.85], ddof=1))
-    assert line["low"] == pytest.approx(0.8 - 0.03 * 2**0.5 / 2) and line["high"] == pytest.approx(0.8 + 0.04 * 2**0.5 / 2)
+    assert line["value"] == pytest.approx(0.8) and line["seed_sd"] == pytest.approx(
+        np.std([0.75, 0.85], ddof=1)
+    )
+    assert line["low"] == pytest.approx(0.8 - 0.03 * 2**0.5 / 2) and line["high"] == pytest.approx(
+        0.8 + 0.04 * 2**0.5 / 2
+    )
     assert (line["n_categories"], line["n_images"]) == (2, 20)
     with pytest.raises(ValueError, match="found image_auroc"):
         study.summarise(rows, "aupro")
@@ -149,12 +235,16 @@ def test_results_are_kept_whole_and_published_ones_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("VLMAD_RESULTS", str(tmp_path))
     frame = pd.DataFrame({"metric": ["image_auroc"], "value": [0.123456789]})
     report.save_table(frame, "99_test")
-    assert report.load_table("99_test")["value"][0] == pytest.approx(0.123457) and [p.name for p in tmp_path.iterdir()] == ["99_test.csv"]
+    assert report.load_table("99_test")["value"][0] == pytest.approx(0.123457) and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["99_test.csv"]
     with pytest.raises(FileNotFoundError, match="begins with 98"):
         report.load_table("98_other")
     with pytest.raises(ValueError, match="empty"):
         report.save_table(frame[:0], "99_test")
-    paper = report.published(method="WinCLIP", dataset="MVTec-AD", category="mean", metric="I-AUROC")
+    paper = report.published(
+        method="WinCLIP", dataset="MVTec-AD", category="mean", metric="I-AUROC"
+    )
     assert len(paper) and paper["source"].notna().all() and (paper["value"] > 1).all()
     with pytest.raises(ValueError, match="takes"):
         report.published(method="WinCLIP", metric="image_auroc")
@@ -165,11 +255,18 @@ def test_results_are_kept_whole_and_published_ones_apart(tmp_path, monkeypatch):
 def test_the_shell_names_data_and_methods_or_says_what_is_wrong(index, tmp_path):
     root = index["image_path"][0].split("/bolt/")[0] + "/bolt"
     own = command.collect([], [f"part={root}:steel bolt"])
-    assert set(own["category"]) == {"part"} and set(own["object_name"]) == {"steel bolt"} and len(own) == 9
+    assert (
+        set(own["category"]) == {"part"}
+        and set(own["object_name"]) == {"steel bolt"}
+        and len(own) == 9
+    )
     with pytest.raises(ValueError, match="CATEGORY=ROOT:OBJECT"):
         command.collect([], [root])
     with pytest.raises(ValueError, match="no data"):
         command.collect([])
     with pytest.raises(ValueError, match="known are CLIP-AC"):
         registry.standard(tiny.model(), ["WinClip"])
-    assert list(registry.standard(tiny.model(), ["memory bank", "WinCLIP"])) == ["WinCLIP", "memory bank"]
+    assert list(registry.standard(tiny.model(), ["memory bank", "WinCLIP"])) == [
+        "WinCLIP",
+        "memory bank",
+    ]

@@ -12,7 +12,10 @@ from vlmad_utils import data, study
 from vlmad_utils.methods import anomalyclip, april_gan
 from vlmad_utils.study import registry, trained_elsewhere
 
-QUICK = {"april_gan": {"epochs": 1, "blocks": (2, 4)}, "anomalyclip": {"epochs": 1, "n_vectors": 2, "depth": 2, "length": 1}}
+QUICK = {
+    "april_gan": {"epochs": 1, "blocks": (2, 4)},
+    "anomalyclip": {"epochs": 1, "n_vectors": 2, "depth": 2, "length": 1},
+}
 METHODS = pytest.mark.parametrize("method", QUICK)
 
 
@@ -31,7 +34,10 @@ def quick(monkeypatch, tmp_path, index):
     monkeypatch.setattr(trained_elsewhere, "train", lambda *a: calls.append(1) or real(*a))
 
     def get(method, index=index, store=tmp_path / "store", **changes):
-        return trained_elsewhere.load_or_train(method, tiny.model(), index, store, progress=False, **QUICK[method] | changes)
+        return trained_elsewhere.load_or_train(
+            method, tiny.model(), index, store, progress=False, **QUICK[method] | changes
+        )
+
     get.calls, get.shipped, get.store = calls, tmp_path / "shipped", tmp_path / "store"
     return get
 
@@ -41,10 +47,24 @@ def test_what_was_trained_is_loaded_again(quick, method):
     first, card = quick(method)
     again, other = quick(method)
     assert len(quick.calls) == 1 and card == other
-    assert study.digest(first) == study.digest(again) and not any(p.requires_grad for p in again.parameters())
-    assert card["parameters"] == sum(p.numel() for p in first.parameters()) and len(card["loss"]) == 1
-    assert card["settings"]["domain"] == "own" and card["settings"]["limit"] == 8 and card["licence"] != "MIT"
-    assert card["data"] == {"sets": ["folder"], "categories": ["bolt", "cloth"], "defects": ["hole"], "n_images": 8, "n_anomalous": 4}
+    assert study.digest(first) == study.digest(again) and not any(
+        p.requires_grad for p in again.parameters()
+    )
+    assert (
+        card["parameters"] == sum(p.numel() for p in first.parameters()) and len(card["loss"]) == 1
+    )
+    assert (
+        card["settings"]["domain"] == "own"
+        and card["settings"]["limit"] == 8
+        and card["licence"] != "MIT"
+    )
+    assert card["data"] == {
+        "sets": ["folder"],
+        "categories": ["bolt", "cloth"],
+        "defects": ["hole"],
+        "n_images": 8,
+        "n_anomalous": 4,
+    }
 
 
 @METHODS
@@ -67,8 +87,15 @@ def test_other_settings_train_anew(quick, method, changes):
 @METHODS
 def test_other_pictures_masks_labels_or_words_train_anew(quick, method, index):
     quick(method)
-    others = [index[:-1], index.iloc[::-1], index.assign(object_name="nut"), index.assign(mask_path=index["mask_path"].iloc[-1]),
-              index.assign(label=index["label"].where(index.index > 0, 1), mask_path=index["mask_path"].iloc[-1])]
+    others = [
+        index[:-1],
+        index.iloc[::-1],
+        index.assign(object_name="nut"),
+        index.assign(mask_path=index["mask_path"].iloc[-1]),
+        index.assign(
+            label=index["label"].where(index.index > 0, 1), mask_path=index["mask_path"].iloc[-1]
+        ),
+    ]
     for number, other in enumerate(others, 2):
         quick(method, other.reset_index(drop=True))
         assert len(quick.calls) == number
@@ -78,10 +105,21 @@ def test_other_pictures_masks_labels_or_words_train_anew(quick, method, index):
 def test_shipped_weights_serve_only_what_they_were_made_for(quick, method, monkeypatch, tmp_path):
     learned, card = quick(method)
     quick.shipped.mkdir()
-    trained_elsewhere.MODULES[method].save(learned, quick.shipped / f"{method}.safetensors",
-                                 **{key: value for key, value in card.items() if key not in ("method", "blocks", "width", "dim", "prompts")})
+    trained_elsewhere.MODULES[method].save(
+        learned,
+        quick.shipped / f"{method}.safetensors",
+        **{
+            key: value
+            for key, value in card.items()
+            if key not in ("method", "blocks", "width", "dim", "prompts")
+        },
+    )
     found, _ = quick(method, store=tmp_path / "empty")
-    assert len(quick.calls) == 1 and study.digest(found) == study.digest(learned) and not (tmp_path / "empty").exists()
+    assert (
+        len(quick.calls) == 1
+        and study.digest(found) == study.digest(learned)
+        and not (tmp_path / "empty").exists()
+    )
     path = quick.shipped / f"{method}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "another model"}))
     quick(method, store=tmp_path / "empty")
@@ -110,7 +148,11 @@ def test_refusals_say_what_is_wanted(index):
     with pytest.raises(ValueError, match="no setting n_vectors"):
         trained_elsewhere.load_or_train("april_gan", model, n_vectors=3)
     with pytest.raises(ValueError, match="2 anomalous images have no mask"):
-        trained_elsewhere.load_or_train("anomalyclip", model, index.assign(mask_path=index["mask_path"].where(index["category"] == "bolt")))
+        trained_elsewhere.load_or_train(
+            "anomalyclip",
+            model,
+            index.assign(mask_path=index["mask_path"].where(index["category"] == "bolt")),
+        )
     with pytest.raises(ValueError, match="labels 0 and 1, found .*-1"):
         trained_elsewhere.load_or_train("april_gan", model, index.assign(label=-1))
     with pytest.raises(ValueError, match="textures, objects or both, found 'metals'"):
@@ -118,7 +160,9 @@ def test_refusals_say_what_is_wanted(index):
 
 
 def test_training_families_share_neither_product_nor_fault_with_a_test():
-    textures, objects, both = (set(trained_elsewhere.families(domain)) for domain in ("textures", "objects", "both"))
+    textures, objects, both = (
+        set(trained_elsewhere.families(domain)) for domain in ("textures", "objects", "both")
+    )
     assert textures and objects and not textures & objects and textures | objects == both
     assert {FAMILIES[name].role for name in both} == {"train"}
 
@@ -126,15 +170,29 @@ def test_training_families_share_neither_product_nor_fault_with_a_test():
 def test_training_index_holds_images_of_training_families_and_faults_only(monkeypatch, tmp_path):
     monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
     monkeypatch.setenv("VLMAD_DATA", "")
-    monkeypatch.setattr(trained_elsewhere, "families", lambda domain: {"both": ["felt", "plaster"], "textures": ["felt"]}[domain])
+    monkeypatch.setattr(
+        trained_elsewhere,
+        "families",
+        lambda domain: {"both": ["felt", "plaster"], "textures": ["felt"]}[domain],
+    )
     found = trained_elsewhere.training_index(limit=16)
-    assert len(found) == 16 and set(found["category"]) == {"felt", "plaster"} and set(found["split"]) == {"test"}
-    assert not [path for path in tmp_path.rglob("*.png") if "train" in path.parts]  # references are not drawn for nothing
-    assert found["label"].mean() == 0.5 and found.loc[found["label"] == 1, "mask_path"].notna().all()
+    assert (
+        len(found) == 16
+        and set(found["category"]) == {"felt", "plaster"}
+        and set(found["split"]) == {"test"}
+    )
+    assert not [
+        path for path in tmp_path.rglob("*.png") if "train" in path.parts
+    ]  # references are not drawn for nothing
+    assert (
+        found["label"].mean() == 0.5 and found.loc[found["label"] == 1, "mask_path"].notna().all()
+    )
     assert {DEFECT_TYPES[kind].role for kind in set(found["defect"]) - {"good"}} == {"train"}
     assert set(trained_elsewhere.training_index("textures", limit=4)["category"]) == {"felt"}
     pd.testing.assert_frame_equal(found, trained_elsewhere.training_index(limit=16))
-    layers, card = trained_elsewhere.load_or_train("april_gan", tiny.model(), store=tmp_path, progress=False, limit=8, epochs=1)
+    layers, card = trained_elsewhere.load_or_train(
+        "april_gan", tiny.model(), store=tmp_path, progress=False, limit=8, epochs=1
+    )
     assert layers.blocks == trained_elsewhere.default_blocks(tiny.model()) == (1, 2, 3, 4)
     assert card["data"]["n_images"] == 8 and card["images"] is None and card["licence"] == "MIT"
 
@@ -142,11 +200,20 @@ def test_training_index_holds_images_of_training_families_and_faults_only(monkey
 def test_trained_weights_serve_the_study(quick, index):
     model = tiny.model()
     layers, learner = quick("april_gan")[0], quick("anomalyclip")[0]
-    methods = [registry.april_gan_method(model, layers), registry.anomalyclip_method(model, learner.prototypes())]
-    found = study.run(model, index, methods, draws=0, size=(32, 32), store=None, progress=False).rows
+    methods = [
+        registry.april_gan_method(model, layers),
+        registry.anomalyclip_method(model, learner.prototypes()),
+    ]
+    found = study.run(
+        model, index, methods, draws=0, size=(32, 32), store=None, progress=False
+    ).rows
     assert set(found["training"]) == {"trained elsewhere"} and len(found) == 2 * 2 * 7
     view = anomalyclip.DPAM(model)  # for open_clip the prompts are learned from the V-V stream
-    assert torch.isfinite(trained_elsewhere.load_or_train("anomalyclip", view, index, None, False, **QUICK["anomalyclip"])[0].prototypes()).all()
+    assert torch.isfinite(
+        trained_elsewhere.load_or_train(
+            "anomalyclip", view, index, None, False, **QUICK["anomalyclip"]
+        )[0].prototypes()
+    ).all()
 
 
 def test_shipped_cards_say_what_is_trained_and_on_what():
@@ -156,8 +223,18 @@ def test_shipped_cards_say_what_is_trained_and_on_what():
             pytest.skip("no shipped weights")
         card = json.loads(path.read_text(encoding="utf-8"))
         weights, _ = trained_elsewhere.load_checkpoint(path.with_suffix(".safetensors"), method)
-        assert card["backbone"] == "embedded" and card["licence"] == "MIT" and card["loss"][-1] < card["loss"][0]
-        assert card.get("parameters", sum(w.numel() for w in weights.values())) == sum(w.numel() for w in weights.values())
-        families = card.get("data", {"categories": trained_elsewhere.families()})["categories"]  # only families that still train
+        assert (
+            card["backbone"] == "embedded"
+            and card["licence"] == "MIT"
+            and card["loss"][-1] < card["loss"][0]
+        )
+        assert card.get("parameters", sum(w.numel() for w in weights.values())) == sum(
+            w.numel() for w in weights.values()
+        )
+        families = card.get("data", {"categories": trained_elsewhere.families()})[
+            "categories"
+        ]  # only families that still train
         assert set(families) <= set(trained_elsewhere.families())
-    assert set(april_gan.load(trained_elsewhere.FOLDER / "april_gan.safetensors")[1]["settings"]) <= {*trained_elsewhere.SETTINGS, *trained_elsewhere.SETTINGS["april_gan"]}
+    assert set(
+        april_gan.load(trained_elsewhere.FOLDER / "april_gan.safetensors")[1]["settings"]
+    ) <= {*trained_elsewhere.SETTINGS, *trained_elsewhere.SETTINGS["april_gan"]}

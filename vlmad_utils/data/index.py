@@ -31,7 +31,7 @@ COLUMNS = ["dataset", "category", "split", "label", "defect", "image_path", "mas
 
 def index(
     name, root=None, categories=None, limit=None, seed=0, on_error="raise", *, pixels=None, object_names=None, references=True, **options
-):  # fmt: skip
+):
     """Index of a data set: one row per image, sorted by category, split and path.
 
     Parameters
@@ -91,7 +91,7 @@ def index(
     table = pd.DataFrame(
         [(name, row.category, row.split, row.label, row.defect, str(row.image), row.mask and str(row.mask), noun(row))
          for row in rows], columns=COLUMNS, dtype=object,
-    ).astype({"label": int})  # fmt: skip - object columns keep None as None and any file name as it is
+    ).astype({"label": int}) # object columns keep None as None and any file name as it is
     if skipped and on_error == "raise":
         raise DataError(listed(skipped))
     if ours:

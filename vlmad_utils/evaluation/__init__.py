@@ -1,6 +1,14 @@
 """Metrics, chance levels, intervals and paired differences, thresholds: functions of two arrays."""
 
-from .intervals import Difference, Interval, bootstrap, bootstrap_mean, image_bootstrap, paired, pixel_bootstrap
+from .intervals import (
+    Difference,
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    image_bootstrap,
+    paired,
+    pixel_bootstrap,
+)
 from .metrics import (
     Ranking,
     aupr_trapezoid,
@@ -18,7 +26,24 @@ from .metrics import (
 from .thresholds import conformal_threshold
 
 __all__ = [
-    "Difference", "Interval", "Ranking", "aupr_trapezoid", "aupro", "aupro_200", "auroc", "average_precision", "bootstrap",
-    "bootstrap_mean", "chance", "conformal_threshold", "evaluate_arrays", "f1max", "f1max_threshold", "image_bootstrap",
-    "paired", "pixel_bootstrap", "rank", "region_weights",
+    "Difference",
+    "Interval",
+    "Ranking",
+    "aupr_trapezoid",
+    "aupro",
+    "aupro_200",
+    "auroc",
+    "average_precision",
+    "bootstrap",
+    "bootstrap_mean",
+    "chance",
+    "conformal_threshold",
+    "evaluate_arrays",
+    "f1max",
+    "f1max_threshold",
+    "image_bootstrap",
+    "paired",
+    "pixel_bootstrap",
+    "rank",
+    "region_weights",
 ]

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import area_below, aupro, auroc, average_precision, checked, f1max, rank, region_weights
+from .metrics import (
+    area_below,
+    aupro,
+    auroc,
+    average_precision,
+    checked,
+    f1max,
+    rank,
+    region_weights,
+)
 
 SAMPLE = 2**20  # pixels from which quantiles are taken
 BLOCK = 64  # draws computed at once: 1 MB an array with 2,048 bins
@@ -65,7 +74,9 @@ def bootstrap_mean(groups, metric=auroc, n=1000, seed=0, level=0.95, over_catego
     if not groups:
         raise ValueError("no category was given; wanted a dict of category -> (scores, labels)")
     rng = np.random.default_rng(seed)
-    arrays = [checked(*groups[name]) for name in sorted(groups)]  # the order of the dict does not matter
+    arrays = [
+        checked(*groups[name]) for name in sorted(groups)
+    ]  # the order of the dict does not matter
     value = float(np.mean([metric(*pair) for pair in arrays]))
     if np.isnan(value):
         return Interval(value, value, value)
@@ -93,7 +104,9 @@ def paired(groups, n=10_000, seed=0, level=0.95):
     with few images (10 of a class) it is too small rather than too large.
     """
     if not groups:
-        raise ValueError("no category was given; wanted a dict of category -> (scores a, scores b, labels)")
+        raise ValueError(
+            "no category was given; wanted a dict of category -> (scores a, scores b, labels)"
+        )
     rng, gaps = np.random.default_rng(seed), [_gap(*groups[name]) for name in sorted(groups)]
     if any(gap.size == 0 for gap in gaps):
         return Difference(*[np.nan] * 4)
@@ -118,17 +131,31 @@ def image_bootstrap(scores, labels, n=1000, seed=0, level=0.95):
     Returns dict of Interval(value, low, high), NaN when the metric is undefined.
     """
     scores, labels = checked(scores, labels)
-    values = {"image_auroc": auroc(scores, labels), "image_ap": average_precision(scores, labels), "image_f1max": f1max(scores, labels)}
+    values = {
+        "image_auroc": auroc(scores, labels),
+        "image_ap": average_precision(scores, labels),
+        "image_f1max": f1max(scores, labels),
+    }
     if np.isnan(scores).any() or labels.all() or not labels.any():
-        return {name: Interval(value, *[np.nan] * 2) if np.isnan(value) else bootstrap(scores, labels, metric, n, seed, level)
-                for (name, value), metric in zip(values.items(), (auroc, average_precision, f1max))}
+        return {
+            name: Interval(value, *[np.nan] * 2)
+            if np.isnan(value)
+            else bootstrap(scores, labels, metric, n, seed, level)
+            for (name, value), metric in zip(values.items(), (auroc, average_precision, f1max))
+        }
     rng, counts = np.random.default_rng(seed), np.empty((n, len(scores)), int)
     for rows in _classes(labels):
         counts[:, rows] = _times(len(rows), n, rng)
-    atleast = scores[:, None] >= np.unique(scores)[::-1]  # (B, K): each distinct score is a threshold, so nothing is lost
+    atleast = (
+        scores[:, None] >= np.unique(scores)[::-1]
+    )  # (B, K): each distinct score is a threshold, so nothing is lost
     tails = np.stack([atleast & ~labels[:, None], *[atleast & labels[:, None]] * 2]).astype(float)
-    draws = np.concatenate([_drawn_metrics(counts[i : i + BLOCK], tails, 1.0)[:3] for i in range(0, n, BLOCK)], axis=1)
-    return {name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)}
+    draws = np.concatenate(
+        [_drawn_metrics(counts[i : i + BLOCK], tails, 1.0)[:3] for i in range(0, n, BLOCK)], axis=1
+    )
+    return {
+        name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)
+    }
 
 
 def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=2048):
@@ -151,14 +178,25 @@ def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=204
     """
     maps, masks = checked(maps, masks)
     r = rank(maps, masks, regions=True)
-    values = {"pixel_auroc": auroc(r), "pixel_ap": average_precision(r), "pixel_f1max": f1max(r), "aupro": aupro(r, limit=limit)}
+    values = {
+        "pixel_auroc": auroc(r),
+        "pixel_ap": average_precision(r),
+        "pixel_f1max": f1max(r),
+        "aupro": aupro(r, limit=limit),
+    }
     if np.isnan(list(values.values())).all():
         return {name: Interval(value, value, value) for name, value in values.items()}
     rng = np.random.default_rng(seed)
-    counts = np.stack([np.bincount(chosen, minlength=len(maps)) for chosen in _drawn(_classes(masks), n, rng)])
+    counts = np.stack(
+        [np.bincount(chosen, minlength=len(maps)) for chosen in _drawn(_classes(masks), n, rng)]
+    )
     tails = _tails(maps, masks, _edges(maps, masks, bins, rng))
-    draws = np.concatenate([_drawn_metrics(counts[i : i + BLOCK], tails, limit) for i in range(0, n, BLOCK)], axis=1)
-    return {name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)}
+    draws = np.concatenate(
+        [_drawn_metrics(counts[i : i + BLOCK], tails, limit) for i in range(0, n, BLOCK)], axis=1
+    )
+    return {
+        name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)
+    }
 
 
 def _draws(scores, labels, metric, n, rng):
@@ -183,7 +221,9 @@ def _drawn(groups, n, rng):
 
 def _auroc_draws(normal, anomalous, n, rng):
     # A draw only changes how often each image counts: counts (n, Q) and (n, P), ranks by a cumulative sum.
-    below = np.concatenate([np.zeros((n, 1), int), np.cumsum(_times(len(normal), n, rng), axis=1)], axis=1)
+    below = np.concatenate(
+        [np.zeros((n, 1), int), np.cumsum(_times(len(normal), n, rng), axis=1)], axis=1
+    )
     lower, upper = (np.searchsorted(normal, anomalous, side=side) for side in ("left", "right"))
     wins = (below[:, lower] + below[:, upper]) * _times(len(anomalous), n, rng)
     return wins.sum(axis=1) / (2 * len(normal) * len(anomalous))
@@ -211,8 +251,17 @@ def _gap(a, b, labels):
 
 
 def _interval(value, draws, level):
-    draws = draws[~np.isnan(draws)].round(12)  # without what is undefined; rounded, since sums differ in the last bit from run to run
-    return Interval(value, *(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(draws) else [np.nan] * 2))
+    draws = draws[~np.isnan(draws)].round(
+        12
+    )  # without what is undefined; rounded, since sums differ in the last bit from run to run
+    return Interval(
+        value,
+        *(
+            np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]).tolist()
+            if len(draws)
+            else [np.nan] * 2
+        ),
+    )
 
 
 def _edges(maps, masks, bins, rng):
@@ -221,7 +270,9 @@ def _edges(maps, masks, bins, rng):
     for scores in (maps.ravel(), maps[masks]):
         if len(scores) > SAMPLE:
             scores = scores[rng.integers(len(scores), size=SAMPLE)]
-        edges.append(np.sort(scores)[np.linspace(0, len(scores) - 1, (bins - 1) // 2).round().astype(int)])
+        edges.append(
+            np.sort(scores)[np.linspace(0, len(scores) - 1, (bins - 1) // 2).round().astype(int)]
+        )
     return np.unique(np.concatenate(edges))[::-1]
 
 
@@ -249,4 +300,11 @@ def _drawn_metrics(counts, tails, limit):
     start = np.pad(stop[:, :-1], ((0, 0), (1, 0)))
     area = 1 - np.einsum("ij,ij->i", hits, start + stop) / 2
     within = ~(start >= limit).all(axis=0)  # what lies beyond the limit in all draws adds nothing
-    return np.stack([area, ap, f1, area_below(start[:, within], stop[:, within], steps[:, within], limit) / limit])
+    return np.stack(
+        [
+            area,
+            ap,
+            f1,
+            area_below(start[:, within], stop[:, within], steps[:, within], limit) / limit,
+        ]
+    )

@@ -25,7 +25,9 @@ class Ranking(NamedTuple):
     hits: np.ndarray  # (T,) int, anomalous items with this score
     above: np.ndarray  # (T,) int, normal items that score higher
     atleast: np.ndarray  # (T,) int, normal items that score as high or higher
-    overlap: np.ndarray | None  # (T,) float64, sum of region weights of these items; None unless asked for
+    overlap: (
+        np.ndarray | None
+    )  # (T,) float64, sum of region weights of these items; None unless asked for
     n_normal: int
     n_anomalous: int
     nan: int  # NaN among the scores; if not 0, the arrays are empty
@@ -55,7 +57,9 @@ def rank(scores, labels, regions=False, connectivity=8):
     normal.sort()
     if regions:
         thresholds, place, hits = np.unique(scores[labels], return_inverse=True, return_counts=True)
-        overlap = np.bincount(place, weights=region_weights(labels, connectivity), minlength=len(hits))[::-1]
+        overlap = np.bincount(
+            place, weights=region_weights(labels, connectivity), minlength=len(hits)
+        )[::-1]
     else:
         thresholds, hits = np.unique(scores[labels], return_counts=True)
         overlap = None
@@ -90,7 +94,10 @@ def auroc(scores, labels=None):
     r = _ranking(scores, labels)
     if _undefined("AUROC", r, anomalous=True, normal=True):
         return float("nan")
-    return float(area_below(r.above / r.n_normal, r.atleast / r.n_normal, r.hits, limit=1.0)) / r.n_anomalous
+    return (
+        float(area_below(r.above / r.n_normal, r.atleast / r.n_normal, r.hits, limit=1.0))
+        / r.n_anomalous
+    )
 
 
 def average_precision(scores, labels=None):
@@ -111,10 +118,14 @@ def aupr_trapezoid(scores, labels=None):
     if _undefined("AUPR", r, anomalous=True):
         return float("nan")
     found = np.cumsum(r.hits)
-    before = found - r.hits  # just above a threshold lie `before` anomalous and `above` normal items
+    before = (
+        found - r.hits
+    )  # just above a threshold lie `before` anomalous and `above` normal items
     marked = before + r.above
     precision_before = np.divide(before, marked, out=np.ones(len(found)), where=marked > 0)
-    return float(np.sum(r.hits * (precision_before + found / (found + r.atleast)) / 2) / r.n_anomalous)
+    return float(
+        np.sum(r.hits * (precision_before + found / (found + r.atleast)) / 2) / r.n_anomalous
+    )
 
 
 def f1max(scores, labels=None):
@@ -167,8 +178,12 @@ def aupro_200(maps, masks, limit=0.3, steps=200):
         pro = 1 - missed[np.searchsorted(anomalous[order], thresholds, side="right")]
         fpr, pro = fpr[fpr < limit], pro[fpr < limit]
     if len(fpr) < 2 or fpr.max() == fpr.min():
-        warnings.warn(f"AU-PRO of {steps} thresholds is undefined and set to NaN: fewer than two have a "
-                      f"distinct FPR < {limit}", UndefinedMetricWarning, stacklevel=2)
+        warnings.warn(
+            f"AU-PRO of {steps} thresholds is undefined and set to NaN: fewer than two have a "
+            f"distinct FPR < {limit}",
+            UndefinedMetricWarning,
+            stacklevel=2,
+        )
         return float("nan")
     return float(np.trapezoid(pro[::-1], (fpr[::-1] - fpr.min()) / (fpr.max() - fpr.min())))
 
@@ -193,13 +208,21 @@ def evaluate_arrays(image_scores, labels, maps=None, masks=None, limit=0.3):
         raise ValueError(f"{'maps' if maps is None else 'masks'} are missing; give both or neither")
     maps, masks = checked(maps, masks)
     if maps.ndim != 3 or len(maps) != len(labels):
-        raise ValueError(f"maps have shape {maps.shape}; wanted ({len(labels)}, H, W) as there are labels")
+        raise ValueError(
+            f"maps have shape {maps.shape}; wanted ({len(labels)}, H, W) as there are labels"
+        )
     wrong = np.flatnonzero(masks.any(axis=(1, 2)) & (np.asarray(labels) == 0))
     if len(wrong):
-        raise ValueError(f"images {wrong[:5].tolist()} are labelled normal but their masks show a defect")
+        raise ValueError(
+            f"images {wrong[:5].tolist()} are labelled normal but their masks show a defect"
+        )
     r = rank(maps, masks, regions=True)
-    return result | {"pixel_auroc": auroc(r), "pixel_ap": average_precision(r), "pixel_f1max": f1max(r),
-                     "aupro": aupro(r, limit=limit)}
+    return result | {
+        "pixel_auroc": auroc(r),
+        "pixel_ap": average_precision(r),
+        "pixel_f1max": f1max(r),
+        "aupro": aupro(r, limit=limit),
+    }
 
 
 def chance(metric, labels=None, limit=0.3):
@@ -214,7 +237,9 @@ def chance(metric, labels=None, limit=0.3):
     if name == "aupro":
         return limit / 2
     if name not in ("ap", "f1max"):
-        raise ValueError(f"no chance level is known for {metric!r}; wanted auroc, ap, f1max or aupro")
+        raise ValueError(
+            f"no chance level is known for {metric!r}; wanted auroc, ap, f1max or aupro"
+        )
     if labels is None:
         raise ValueError(f"the chance level of {metric} depends on the prevalence; give labels")
     prevalence = float(np.mean(labels))
@@ -224,12 +249,20 @@ def chance(metric, labels=None, limit=0.3):
 def checked(scores, labels):
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.shape != labels.shape:
-        hint = "; upsample the maps to the size of the masks first" if scores.ndim == labels.ndim == 3 else ""
-        raise ValueError(f"scores have shape {scores.shape}, labels {labels.shape}; wanted the same{hint}")
+        hint = (
+            "; upsample the maps to the size of the masks first"
+            if scores.ndim == labels.ndim == 3
+            else ""
+        )
+        raise ValueError(
+            f"scores have shape {scores.shape}, labels {labels.shape}; wanted the same{hint}"
+        )
     if labels.dtype != bool:
         if not ((labels == 0) | (labels == 1)).all():
-            raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; wanted 0 and 1: leave out "
-                             "unknown images, make masks bool with mask > 0")
+            raise ValueError(
+                f"labels hold {np.unique(labels)[:5].tolist()}; wanted 0 and 1: leave out "
+                "unknown images, make masks bool with mask > 0"
+            )
         labels = labels.astype(bool)
     return scores, labels
 
@@ -238,16 +271,26 @@ def _ranking(scores, labels, regions=False, connectivity=8):
     if not isinstance(scores, Ranking):
         return rank(scores, labels, regions, connectivity)
     if regions and scores.overlap is None:
-        raise ValueError("this ranking has no regions; make it with rank(maps, masks, regions=True)")
+        raise ValueError(
+            "this ranking has no regions; make it with rank(maps, masks, regions=True)"
+        )
     return scores
 
 
 def _undefined(name, r, anomalous=False, normal=False):
-    reason = (f"{r.nan} scores are NaN" if r.nan
-              else "nothing is anomalous" if anomalous and not r.n_anomalous
-              else "nothing is normal" if normal and not r.n_normal else "")
+    reason = (
+        f"{r.nan} scores are NaN"
+        if r.nan
+        else "nothing is anomalous"
+        if anomalous and not r.n_anomalous
+        else "nothing is normal"
+        if normal and not r.n_normal
+        else ""
+    )
     if reason:
-        warnings.warn(f"{name} is undefined and set to NaN: {reason}", UndefinedMetricWarning, stacklevel=3)
+        warnings.warn(
+            f"{name} is undefined and set to NaN: {reason}", UndefinedMetricWarning, stacklevel=3
+        )
     return bool(reason)
 
 

@@ -34,6 +34,8 @@ def conformal_threshold(scores, false_alarm=0.05):
     n = len(scores)
     rank = math.ceil((n + 1) * (1 - false_alarm) - 1e-9)
     if rank > n:
-        raise ValueError(f"{n} normal images cannot promise a false-alarm rate of {false_alarm:g}: the smallest is 1 / (n + 1) = "
-                         f"{1 / (n + 1):.3g}. Give at least {math.ceil(1 / false_alarm - 1 - 1e-9)} images, or accept a larger rate.")
+        raise ValueError(
+            f"{n} normal images cannot promise a false-alarm rate of {false_alarm:g}: the smallest is 1 / (n + 1) = "
+            f"{1 / (n + 1):.3g}. Give at least {math.ceil(1 / false_alarm - 1 - 1e-9)} images, or accept a larger rate."
+        )
     return float(scores[rank - 1]), 1 - rank / (n + 1)

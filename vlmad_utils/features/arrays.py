@@ -22,7 +22,13 @@ class Features:
     """
 
     def __init__(self, store, keys, grid, kinds, index=None, recompute=None):
-        self.store, self.keys, self.grid, self.kinds, self.index = store, list(keys), tuple(grid), tuple(kinds), index
+        self.store, self.keys, self.grid, self.kinds, self.index = (
+            store,
+            list(keys),
+            tuple(grid),
+            tuple(kinds),
+            index,
+        )
         self._recompute = recompute
 
     @property
@@ -31,7 +37,10 @@ class Features:
         return self.store.name, *self.keys
 
     def __getstate__(self):
-        return {**self.__dict__, "_recompute": None}  # else the model and all images went with it to another process
+        return {
+            **self.__dict__,
+            "_recompute": None,
+        }  # else the model and all images went with it to another process
 
     def __len__(self):
         return len(self.keys)
@@ -41,17 +50,30 @@ class Features:
             rows = [rows]
         picked = np.arange(len(self.keys))[rows if isinstance(rows, slice) else np.asarray(rows)]
         index = None if self.index is None else self.index.iloc[picked].reset_index(drop=True)
-        return Features(self.store, [self.keys[i] for i in picked], self.grid, self.kinds, index, self._recompute)
+        return Features(
+            self.store,
+            [self.keys[i] for i in picked],
+            self.grid,
+            self.kinds,
+            index,
+            self._recompute,
+        )
 
     def read(self, kind):
         """All images' arrays of one kind, stacked: float32 tensor (B, ...)."""
         if kind not in self.kinds:
-            raise KeyError(f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode again with "
-                           "blocks=, windows= or patches=True: only the difference is computed.")
+            raise KeyError(
+                f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode again with "
+                "blocks=, windows= or patches=True: only the difference is computed."
+            )
         stacked = None
-        for i, key in enumerate(self.keys):  # each array straight to its place: one copy, and no second set in memory
+        for i, key in enumerate(
+            self.keys
+        ):  # each array straight to its place: one copy, and no second set in memory
             array = self._array(kind, key)
-            if stacked is None:  # torch's memory is aligned: products give the same last bit wherever it lies
+            if (
+                stacked is None
+            ):  # torch's memory is aligned: products give the same last bit wherever it lies
                 stacked = torch.empty(len(self.keys), *array.shape)
             stacked.numpy()[i] = array
         return torch.empty(0) if stacked is None else stacked
@@ -62,7 +84,9 @@ class Features:
             self._recompute()
             array = self.store.get(kind, key)
         if array is None:
-            raise FileNotFoundError(f"{kind} of image {key} is gone from the feature store; call features.encode again.")
+            raise FileNotFoundError(
+                f"{kind} of image {key} is gone from the feature store; call features.encode again."
+            )
         return array
 
     @property
@@ -92,7 +116,11 @@ class _Lazy:
         return self.features.read(f"{self.prefix}{name}")
 
     def __iter__(self):
-        names = [kind.removeprefix(self.prefix) for kind in self.features.kinds if kind.startswith(self.prefix)]
+        names = [
+            kind.removeprefix(self.prefix)
+            for kind in self.features.kinds
+            if kind.startswith(self.prefix)
+        ]
         return iter([int(name) if name.isdigit() else name for name in names])
 
     def __len__(self):
@@ -126,8 +154,12 @@ class Arrays:
     identity = None  # arrays may change, so nothing made of them is remembered
 
     def __post_init__(self):
-        found = {"image": self.image, "patches": self.patches, **{f"tokens[{b!r}]": x for b, x in self.tokens.items()},
-                 **{f"windows[{k!r}]": x for k, x in self.windows.items()}}
+        found = {
+            "image": self.image,
+            "patches": self.patches,
+            **{f"tokens[{b!r}]": x for b, x in self.tokens.items()},
+            **{f"windows[{k!r}]": x for k, x in self.windows.items()},
+        }
         lengths = {name: len(x) for name, x in found.items() if x is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"One row per image is wanted in every array, found {lengths}.")
@@ -137,5 +169,10 @@ class Arrays:
 
     def __getitem__(self, rows):
         rows = [rows] if isinstance(rows, (int, np.integer)) else rows
-        return Arrays(self.image[rows], self.grid, None if self.patches is None else self.patches[rows],
-                      {b: x[rows] for b, x in self.tokens.items()}, {k: x[rows] for k, x in self.windows.items()})
+        return Arrays(
+            self.image[rows],
+            self.grid,
+            None if self.patches is None else self.patches[rows],
+            {b: x[rows] for b, x in self.tokens.items()},
+            {k: x[rows] for k, x in self.windows.items()},
+        )

@@ -22,8 +22,17 @@ from ..store import DiskStore, MemoryStore
 from .arrays import Features
 
 
-def encode(model, images, blocks=(), windows=(), patches=True, store="auto", batch_size=8, progress=True,
-           on_error="raise"):
+def encode(
+    model,
+    images,
+    blocks=(),
+    windows=(),
+    patches=True,
+    store="auto",
+    batch_size=8,
+    progress=True,
+    on_error="raise",
+):
     """Encode images once; what the store already has is not computed again.
 
     Parameters
@@ -52,7 +61,12 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     index = images.reset_index(drop=True) if hasattr(images, "columns") else None
     items = list(index["image_path"]) if index is not None else list(images)
     model.check_request(blocks, windows)
-    kinds = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows), *(["patches"] * patches)]
+    kinds = [
+        "image",
+        *(f"tokens-{b}" for b in blocks),
+        *(f"windows-{k}" for k in windows),
+        *(["patches"] * patches),
+    ]
     where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     keys = _hashes(items)
@@ -64,16 +78,28 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
             missing.setdefault(key, (item, wanted))
 
     def fill(todo, label):
-        batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
+        batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
         failures = {}
         if not todo:
             return failures
-        here = "sharedmem" if store is None else None  # what another process put into its memory would be lost
-        backend, n_jobs = get_active_backend()  # a cluster's names no n_jobs either, but is not one of joblib's own
-        alone = here or n_jobs in (None, 1) and type(backend).__module__.startswith("joblib._parallel_backends")
+        here = (
+            "sharedmem" if store is None else None
+        )  # what another process put into its memory would be lost
+        backend, n_jobs = (
+            get_active_backend()
+        )  # a cluster's names no n_jobs either, but is not one of joblib's own
+        alone = (
+            here
+            or n_jobs in (None, 1)
+            and type(backend).__module__.startswith("joblib._parallel_backends")
+        )
         with _sent_once(model):
-            jobs = Parallel(return_as="generator", require=here)(delayed(_encode_batch)(model, batch, where, pixels) for batch, pixels in
-                                                                 (_ahead(model, batches) if alone else ((b, None) for b in batches)))
+            jobs = Parallel(return_as="generator", require=here)(
+                delayed(_encode_batch)(model, batch, where, pixels)
+                for batch, pixels in (
+                    _ahead(model, batches) if alone else ((b, None) for b in batches)
+                )
+            )
         quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
         with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
@@ -86,14 +112,19 @@ def encode(model, images, blocks=(), windows=(), patches=True, store="auto", bat
     if bad:
         report = "\n".join(f"  {_name(items[i])}: {error}" for i, error in sorted(bad.items()))
         if on_error == "raise":
-            raise data.DataError(f"{len(bad)} of {len(items)} images could not be encoded (the others are stored):\n{report}\n"
-                                 'Mend or remove them, or pass on_error="skip".')
+            raise data.DataError(
+                f"{len(bad)} of {len(items)} images could not be encoded (the others are stored):\n{report}\n"
+                'Mend or remove them, or pass on_error="skip".'
+            )
         warnings.warn(f"{len(bad)} of {len(items)} images were left out:\n{report}")
     good = [i for i in range(len(items)) if i not in bad]
     kept = index.iloc[good].reset_index(drop=True) if index is not None else None
 
     def recompute():
-        redo = {keys[i]: (keys[i], items[i], [k for k in kinds if not where.has(k, keys[i])]) for i in good}
+        redo = {
+            keys[i]: (keys[i], items[i], [k for k in kinds if not where.has(k, keys[i])])
+            for i in good
+        }
         fill([job for job in redo.values() if job[2]], "mend the store")
 
     return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
@@ -110,9 +141,15 @@ def keys(images):
     """
     items = list(images["image_path"] if hasattr(images, "columns") else images)
     found = _hashes(items)
-    bad = [f"  {_name(item)}: {key}" for item, key in zip(items, found) if isinstance(key, Exception)]
+    bad = [
+        f"  {_name(item)}: {key}" for item, key in zip(items, found) if isinstance(key, Exception)
+    ]
     if bad:
-        raise data.DataError(f"{len(bad)} of {len(items)} images cannot be read:\n" + "\n".join(bad) + "\nMend or remove them.")
+        raise data.DataError(
+            f"{len(bad)} of {len(items)} images cannot be read:\n"
+            + "\n".join(bad)
+            + "\nMend or remove them."
+        )
     return found
 
 
@@ -126,9 +163,12 @@ def disk_need(model, n_images, blocks=(), windows=(), patches=True):
     """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
     bytes and the file system's rounding come on top."""
     n = model.grid[0] * model.grid[1]
-    numbers = (model.width * sum(1 if b == "cls" else n for b in set(blocks))
-               + model.dim * sum(len(window_indices(model.grid, k)) for k in set(windows)))
-    return n_images * (4 * model.dim + 2 * (numbers + n * model.dim * bool(patches)))  # float32 image embedding, float16 else
+    numbers = model.width * sum(1 if b == "cls" else n for b in set(blocks)) + model.dim * sum(
+        len(window_indices(model.grid, k)) for k in set(windows)
+    )
+    return n_images * (
+        4 * model.dim + 2 * (numbers + n * model.dim * bool(patches))
+    )  # float32 image embedding, float16 else
 
 
 def _sent_once(model):
@@ -136,8 +176,13 @@ def _sent_once(model):
     backend = get_active_backend()[0]
     if not hasattr(backend, "client") or id(model) in backend.data_futures:
         return nullcontext()
-    return parallel_config(backend="dask", client=backend.client, scatter=[model],
-                           wait_for_workers_timeout=backend.wait_for_workers_timeout, **backend.submit_kwargs)
+    return parallel_config(
+        backend="dask",
+        client=backend.client,
+        scatter=[model],
+        wait_for_workers_timeout=backend.wait_for_workers_timeout,
+        **backend.submit_kwargs,
+    )
 
 
 def _try(function, *args):
@@ -185,24 +230,38 @@ def _encode_batch(model, batch, where, pixels=None):
         with ThreadPoolExecutor(4) as pool:
             pixels = [pool.submit(_try, _load, model, job[1]) for job in batch]
     pixels = [future.result() for future in pixels]
-    batch = [(key, item, [kind for kind in kinds if not where.has(kind, key)]) for key, item, kinds in batch]  # others may have been here
+    batch = [
+        (key, item, [kind for kind in kinds if not where.has(kind, key)])
+        for key, item, kinds in batch
+    ]  # others may have been here
     failures = {job[0]: p for job, p in zip(batch, pixels) if isinstance(p, Exception)}
     ready = [(job, p) for job, p in zip(batch, pixels) if job[2] and job[0] not in failures]
-    for wanted in sorted({tuple(job[2]) for job, _ in ready}):  # images of one batch may lack different kinds
+    for wanted in sorted(
+        {tuple(job[2]) for job, _ in ready}
+    ):  # images of one batch may lack different kinds
         group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
         names = [kind.partition("-") for kind in wanted]
         stacked = torch.stack([p for _, p in group])
         out = _in_memory(
-            model, stacked.pin_memory() if torch.device(model.device).type == "cuda" else stacked,  # pinned: copied while the GPU works
+            model,
+            stacked.pin_memory()
+            if torch.device(model.device).type == "cuda"
+            else stacked,  # pinned: copied while the GPU works
             blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
             windows=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "windows"],
-            patches="patches" in wanted)
+            patches="patches" in wanted,
+        )
         with np.errstate(over="ignore"):  # what is beyond float16 is named below
-            rounded = {kind: out[kind].numpy().astype(np.float32 if kind == "image" else np.float16) for kind in wanted}
+            rounded = {
+                kind: out[kind].numpy().astype(np.float32 if kind == "image" else np.float16)
+                for kind in wanted
+            }
         for i, (job, _) in enumerate(group):
             if strange := [kind for kind in wanted if not np.isfinite(rounded[kind][i]).all()]:
-                failures[job[0]] = data.DataError(f"the model gave NaN or numbers beyond 65504 ({', '.join(strange)}): check its weights "
-                                                  "and its precision")
+                failures[job[0]] = data.DataError(
+                    f"the model gave NaN or numbers beyond 65504 ({', '.join(strange)}): check its weights "
+                    "and its precision"
+                )
                 continue
             for kind in wanted:
                 where.put(kind, job[0], rounded[kind][i])

@@ -24,8 +24,21 @@ from ..models.text_towers import BertText, OpenClipText, overwritten, text_tower
 from .scores import Scores, anomaly_probability, batches, smooth, tensor, upsample
 from .training import dice_loss, fit, focal_loss, load_checkpoint, save_checkpoint
 
-__all__ = ["DPAM", "dpam", "resize_positions", "zero_shot", "PromptLearner", "glocal_loss", "train", "save", "load",
-           "load_official", "BertText", "OpenClipText", "text_tower"]
+__all__ = [
+    "DPAM",
+    "dpam",
+    "resize_positions",
+    "zero_shot",
+    "PromptLearner",
+    "glocal_loss",
+    "train",
+    "save",
+    "load",
+    "load_official",
+    "BertText",
+    "OpenClipText",
+    "text_tower",
+]
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -52,11 +65,19 @@ def zero_shot(features, prototypes, temperature=0.07, blocks=None, size=None, si
     maps = []
     for part in batches(features):
         layers = [part.patches] if blocks is None else [part.tokens[b] for b in blocks]
-        grids = sum(anomaly_probability(x, prototypes, temperature) for x in layers).unflatten(1, tuple(part.grid))
-        maps.append(grids if size is None else smooth(upsample(grids, size), sigma * min(size) / 518))
-    return Scores(anomaly_probability(features.image, prototypes, temperature), torch.cat(maps),
-                  "probability of the learned anomalous prompt", "trained elsewhere",
-                  map_range=(0.0, float(len(blocks) if blocks is not None else 1)))
+        grids = sum(anomaly_probability(x, prototypes, temperature) for x in layers).unflatten(
+            1, tuple(part.grid)
+        )
+        maps.append(
+            grids if size is None else smooth(upsample(grids, size), sigma * min(size) / 518)
+        )
+    return Scores(
+        anomaly_probability(features.image, prototypes, temperature),
+        torch.cat(maps),
+        "probability of the learned anomalous prompt",
+        "trained elsewhere",
+        map_range=(0.0, float(len(blocks) if blocks is not None else 1)),
+    )
 
 
 # ---- learning the prompts -------------------------------------------------------------------------------------------
@@ -78,24 +99,35 @@ class PromptLearner(nn.Module):
         super().__init__()
         self.__dict__["tower"] = tower  # not a submodule
         self.config = {"n_vectors": n_vectors, "depth": depth, "length": length, "seed": seed}
-        self.ids, self.mask = tower.tokenize(["X " * n_vectors + words for words in ("object.", "damaged object.")])
-        free = self.ids[:, 1:1 + n_vectors]
+        self.ids, self.mask = tower.tokenize(
+            ["X " * n_vectors + words for words in ("object.", "damaged object.")]
+        )
+        free = self.ids[:, 1 : 1 + n_vectors]
         if n_vectors and not (free == free[0, 0]).all():
-            raise ValueError("This tokenizer does not give one token per placeholder X, so prompts cannot be learned.")
-        self.fixed = tower.embed_tokens(self.ids).detach().clone()  # (2, L, width); leaves of no graph
+            raise ValueError(
+                "This tokenizer does not give one token per placeholder X, so prompts cannot be learned."
+            )
+        self.fixed = (
+            tower.embed_tokens(self.ids).detach().clone()
+        )  # (2, L, width); leaves of no graph
         rng, width = torch.Generator().manual_seed(seed), tower.width
 
         def parameter(*shape):
             return nn.Parameter(torch.randn(*shape, generator=rng).mul(0.02).to(self.fixed.device))
+
         self.vectors = parameter(2, n_vectors, width)
-        self.deep = nn.ParameterList(parameter(length, width) for _ in range(min(depth, len(tower.blocks)) - 1))
+        self.deep = nn.ParameterList(
+            parameter(length, width) for _ in range(min(depth, len(tower.blocks)) - 1)
+        )
 
     def forward(self):
         """(2, D), unit length, row 0 normal, row 1 anomalous; differentiable."""
         n = self.config["n_vectors"]
-        embeddings = torch.cat([self.fixed[:, :1], self.vectors, self.fixed[:, 1 + n:]], dim=1)
+        embeddings = torch.cat([self.fixed[:, :1], self.vectors, self.fixed[:, 1 + n :]], dim=1)
         with overwritten(self.tower.blocks, self.deep):
-            return F.normalize(self.tower.encode_embeddings(embeddings, self.ids, self.mask).float(), dim=-1)
+            return F.normalize(
+                self.tower.encode_embeddings(embeddings, self.ids, self.mask).float(), dim=-1
+            )
 
     @torch.no_grad()
     def prototypes(self):
@@ -116,15 +148,36 @@ def glocal_loss(image, patches, prototypes, labels, masks, grid, temperature=0.0
     text = F.normalize(prototypes, dim=-1).T / temperature
     loss = F.cross_entropy(F.normalize(image, dim=-1) @ text, labels)
     for x in patches:
-        grids = (F.normalize(x, dim=-1) @ text).softmax(dim=-1).transpose(1, 2).unflatten(2, tuple(grid))
+        grids = (
+            (F.normalize(x, dim=-1) @ text)
+            .softmax(dim=-1)
+            .transpose(1, 2)
+            .unflatten(2, tuple(grid))
+        )
         maps = F.interpolate(grids, size=masks.shape[1:], mode="bilinear", align_corners=False)
-        loss = loss + weight * (focal_loss(maps, masks) + dice_loss(maps[:, 1], masks)
-                                + dice_loss(maps[:, 0], ~masks.bool()))
+        loss = loss + weight * (
+            focal_loss(maps, masks)
+            + dice_loss(maps[:, 1], masks)
+            + dice_loss(maps[:, 0], ~masks.bool())
+        )
     return loss
 
 
-def train(tower, features, masks, labels, blocks=None, epochs=15, batch_size=8, lr=1e-3, temperature=0.07, weight=4.0,
-          seed=111, progress=True, **prompts):
+def train(
+    tower,
+    features,
+    masks,
+    labels,
+    blocks=None,
+    epochs=15,
+    batch_size=8,
+    lr=1e-3,
+    temperature=0.07,
+    weight=4.0,
+    seed=111,
+    progress=True,
+    **prompts,
+):
     """Learn the prompts from cached features; neither tower changes and no image is encoded again.
 
     Parameters
@@ -141,21 +194,40 @@ def train(tower, features, masks, labels, blocks=None, epochs=15, batch_size=8, 
 
     Source: official train.py: Adam, lr 1e-3, betas (0.5, 0.999), batch 8, 15 epochs.
     """
-    masks, labels, n = torch.as_tensor(masks), torch.as_tensor(np.asarray(labels)).long(), len(features)
+    masks, labels, n = (
+        torch.as_tensor(masks),
+        torch.as_tensor(np.asarray(labels)).long(),
+        len(features),
+    )
     if not len(masks) == len(labels) == n:
-        raise ValueError(f"Found {n} encoded images, {len(masks)} masks and {len(labels)} labels: one each is wanted.")
+        raise ValueError(
+            f"Found {n} encoded images, {len(masks)} masks and {len(labels)} labels: one each is wanted."
+        )
     found = labels.unique().tolist()
     if found != [0, 1]:
-        raise ValueError(f"Training needs normal (0) and anomalous (1) images, found labels {found}.")
+        raise ValueError(
+            f"Training needs normal (0) and anomalous (1) images, found labels {found}."
+        )
     learner = PromptLearner(tower, seed=seed, **prompts)
     device = learner.vectors.device
 
     def loss_of(rows):
         part = features[rows]
         patches = [part.patches] if blocks is None else [part.tokens[b] for b in blocks]
-        return glocal_loss(tensor(part.image).to(device), [tensor(x).to(device) for x in patches], learner(),
-                           labels[rows].to(device), masks[rows].to(device), part.grid, temperature, weight)
-    return learner, fit(learner, n, loss_of, epochs, batch_size, lr, seed, "learn prompts", progress)
+        return glocal_loss(
+            tensor(part.image).to(device),
+            [tensor(x).to(device) for x in patches],
+            learner(),
+            labels[rows].to(device),
+            masks[rows].to(device),
+            part.grid,
+            temperature,
+            weight,
+        )
+
+    return learner, fit(
+        learner, n, loss_of, epochs, batch_size, lr, seed, "learn prompts", progress
+    )
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
@@ -187,10 +259,17 @@ def load_official(path, tower):
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("prompt_learner") if isinstance(state, dict) else None
     if state is None or "ctx_pos" not in state:
-        raise ValueError(f"{Path(path).name} has no 'prompt_learner' with 'ctx_pos': an AnomalyCLIP checkpoint (e.g. "
-                         "epoch_15.pth of its train.py) is wanted.")
-    deep = [state[f"compound_prompts_text.{i}"] for i in range(sum("compound_prompts_text" in k for k in state))]
-    vectors = torch.stack([state["ctx_pos"].reshape(-1, tower.width), state["ctx_neg"].reshape(-1, tower.width)])
+        raise ValueError(
+            f"{Path(path).name} has no 'prompt_learner' with 'ctx_pos': an AnomalyCLIP checkpoint (e.g. "
+            "epoch_15.pth of its train.py) is wanted."
+        )
+    deep = [
+        state[f"compound_prompts_text.{i}"]
+        for i in range(sum("compound_prompts_text" in k for k in state))
+    ]
+    vectors = torch.stack(
+        [state["ctx_pos"].reshape(-1, tower.width), state["ctx_neg"].reshape(-1, tower.width)]
+    )
     learner = PromptLearner(tower, vectors.shape[1], len(deep) + 1, len(deep[0]) if deep else 0)
     learner.load_state_dict({"vectors": vectors, **{f"deep.{i}": x for i, x in enumerate(deep)}})
     return learner.eval().requires_grad_(False)

@@ -39,9 +39,11 @@ class LinearLayers(nn.Module):
         """{block: (B, N, C)} -> list of (B, N, D), in the order of ``blocks``."""
         for b in self.blocks:
             if b not in tokens or tokens[b].shape[-1] != self.width:
-                raise ValueError(f"These layers want tokens of block {b} with width {self.width}, found "
-                                 f"{ {key: tokens[key].shape[-1] for key in tokens.keys()} }: encode with the backbone "
-                                 f"they were trained on and blocks={self.blocks}.")
+                raise ValueError(
+                    f"These layers want tokens of block {b} with width {self.width}, found "
+                    f"{ {key: tokens[key].shape[-1] for key in tokens.keys()} }: encode with the backbone "
+                    f"they were trained on and blocks={self.blocks}."
+                )
         return [layer(tokens[b]) for layer, b in zip(self.fc, self.blocks, strict=True)]
 
 
@@ -85,12 +87,27 @@ def zero_shot(features, prototypes, layers, size=None, scale=100.0, image_from="
     """
     if image_from not in ("image", "map"):
         raise ValueError(f"image_from is 'image' or 'map', found {image_from!r}.")
-    maps = torch.cat([sum(layer_map(layer_logits(x, tensor(prototypes), part.grid, scale), size)[:, 1]
-                          for x in layers({b: tensor(part.tokens[b]) for b in layers.blocks})) for part in batches(features)])
-    image = (anomaly_probability(features.image, prototypes, 1 / scale) if image_from == "image" else
-             top_mean(maps.flatten(1)) / len(layers.blocks))
-    return Scores(image, maps, f"image: probability of the anomalous prompts, from the {image_from}; map: its sum over blocks",
-                  "trained elsewhere", map_range=(0.0, float(len(layers.blocks))))
+    maps = torch.cat(
+        [
+            sum(
+                layer_map(layer_logits(x, tensor(prototypes), part.grid, scale), size)[:, 1]
+                for x in layers({b: tensor(part.tokens[b]) for b in layers.blocks})
+            )
+            for part in batches(features)
+        ]
+    )
+    image = (
+        anomaly_probability(features.image, prototypes, 1 / scale)
+        if image_from == "image"
+        else top_mean(maps.flatten(1)) / len(layers.blocks)
+    )
+    return Scores(
+        image,
+        maps,
+        f"image: probability of the anomalous prompts, from the {image_from}; map: its sum over blocks",
+        "trained elsewhere",
+        map_range=(0.0, float(len(layers.blocks))),
+    )
 
 
 def layer_distance(features, references, block):
@@ -98,7 +115,17 @@ def layer_distance(features, references, block):
     return reference_distance(features, references, block).unflatten(1, tuple(features.grid))
 
 
-def few_shot(features, references, prototypes, layers, size=None, scale=100.0, transductive=False, image_from="image", zero=None):
+def few_shot(
+    features,
+    references,
+    prototypes,
+    layers,
+    size=None,
+    scale=100.0,
+    transductive=False,
+    image_from="image",
+    zero=None,
+):
     """APRIL-GAN, few-shot: the zero-shot map plus, per block, the distance to K normal images.
 
     Parameters
@@ -124,16 +151,34 @@ def few_shot(features, references, prototypes, layers, size=None, scale=100.0, t
         maps += distance if size is None else upsample(distance, size, align_corners=True)
     peak = maps.amax(dim=(1, 2))
     if transductive:
-        peak = (peak - peak.min()) / (peak.max() - peak.min()).clamp(min=1e-12)  # one image, or equal ones: 0
+        peak = (peak - peak.min()) / (peak.max() - peak.min()).clamp(
+            min=1e-12
+        )  # one image, or equal ones: 0
     else:
         peak = peak / number
-    return Scores((zero.image + peak) / 2, maps, "text probability and distance to references, summed over blocks",
-                  "transductive" if transductive else "trained elsewhere", (0.0, 1.0 if transductive else 2.0),
-                  (0.0, 3.0 * number))
+    return Scores(
+        (zero.image + peak) / 2,
+        maps,
+        "text probability and distance to references, summed over blocks",
+        "transductive" if transductive else "trained elsewhere",
+        (0.0, 1.0 if transductive else 2.0),
+        (0.0, 3.0 * number),
+    )
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
-def train(features, masks, prototypes, blocks, epochs=15, batch_size=8, lr=1e-3, seed=111, scale=100.0, progress=True):
+def train(
+    features,
+    masks,
+    prototypes,
+    blocks,
+    epochs=15,
+    batch_size=8,
+    lr=1e-3,
+    seed=111,
+    scale=100.0,
+    progress=True,
+):
     """Train the linear layers from cached tokens; images are never encoded again.
 
     Parameters
@@ -157,11 +202,17 @@ def train(features, masks, prototypes, blocks, epochs=15, batch_size=8, lr=1e-3,
     """
     masks, prototypes, n = torch.as_tensor(masks), tensor(prototypes), len(features)
     if len(masks) != n or (prototypes.ndim == 3 and len(prototypes) != n):
-        raise ValueError(f"Found {n} encoded images, {len(masks)} masks, prototypes {tuple(prototypes.shape)}: one "
-                         "mask per image is wanted, and (2, D) or one (2, D) per image.")
+        raise ValueError(
+            f"Found {n} encoded images, {len(masks)} masks, prototypes {tuple(prototypes.shape)}: one "
+            "mask per image is wanted, and (2, D) or one (2, D) per image."
+        )
     if not masks.any():
-        raise ValueError("No mask holds a defect: training needs anomalous images with masks, of another data set.")
-    layers = LinearLayers(blocks, features[:1].tokens[blocks[0]].shape[-1], prototypes.shape[-1], seed)
+        raise ValueError(
+            "No mask holds a defect: training needs anomalous images with masks, of another data set."
+        )
+    layers = LinearLayers(
+        blocks, features[:1].tokens[blocks[0]].shape[-1], prototypes.shape[-1], seed
+    )
 
     def loss_of(rows):
         part, mask = features[rows], masks[rows]
@@ -170,7 +221,10 @@ def train(features, masks, prototypes, blocks, epochs=15, batch_size=8, lr=1e-3,
             probabilities = layer_map(layer_logits(x, text, part.grid, scale), mask.shape[1:])
             loss = loss + focal_loss(probabilities, mask) + dice_loss(probabilities[:, 1], mask)
         return loss
-    return layers, fit(layers, n, loss_of, epochs, batch_size, lr, seed, "train linear layers", progress)
+
+    return layers, fit(
+        layers, n, loss_of, epochs, batch_size, lr, seed, "train linear layers", progress
+    )
 
 
 def mosaic(images, masks, rng):
@@ -190,10 +244,14 @@ def mosaic(images, masks, rng):
     image, mask = np.empty((height, width, 3), np.uint8), np.empty((height, width), bool)
     tops, lefts = (0, height // 2, height), (0, width // 2, width)
     for quarter, pick in enumerate(picks):
-        rows, columns = slice(*tops[quarter // 2:][:2]), slice(*lefts[quarter % 2:][:2])
+        rows, columns = slice(*tops[quarter // 2 :][:2]), slice(*lefts[quarter % 2 :][:2])
         size = (columns.stop - columns.start, rows.stop - rows.start)
-        image[rows, columns] = Image.fromarray(np.asarray(images[pick])).resize(size, Image.Resampling.BICUBIC)
-        small = Image.fromarray(np.asarray(masks[pick], np.float32)).resize(size, Image.Resampling.BOX)
+        image[rows, columns] = Image.fromarray(np.asarray(images[pick])).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        small = Image.fromarray(np.asarray(masks[pick], np.float32)).resize(
+            size, Image.Resampling.BOX
+        )
         mask[rows, columns] = np.asarray(small) > 1e-6
     return image, mask
 
@@ -208,7 +266,15 @@ def save(layers, path, **card):
     card : what a reader must know, e.g. backbone=model.name, fingerprint=model.fingerprint, trained_on=, prompts=,
         epochs=, lr=, seed=, licence=
     """
-    save_checkpoint(layers, path, method="april_gan", blocks=layers.blocks, width=layers.width, dim=layers.dim, **card)
+    save_checkpoint(
+        layers,
+        path,
+        method="april_gan",
+        blocks=layers.blocks,
+        width=layers.width,
+        dim=layers.dim,
+        **card,
+    )
 
 
 def load(path):
@@ -239,11 +305,15 @@ def load_official(path, blocks=OFFICIAL_BLOCKS):
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or "trainable_linearlayer" not in state:
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{Path(path).name} has no key 'trainable_linearlayer', found {found}: an APRIL-GAN "
-                         "checkpoint (e.g. epoch_15.pth of its train.py) is wanted.")
+        raise ValueError(
+            f"{Path(path).name} has no key 'trainable_linearlayer', found {found}: an APRIL-GAN "
+            "checkpoint (e.g. epoch_15.pth of its train.py) is wanted."
+        )
     weights = {k: v.float() for k, v in state["trainable_linearlayer"].items()}
     if len(weights) != 2 * len(blocks):
-        raise ValueError(f"The checkpoint has {len(weights) // 2} layers, blocks={tuple(blocks)} names {len(blocks)}.")
+        raise ValueError(
+            f"The checkpoint has {len(weights) // 2} layers, blocks={tuple(blocks)} names {len(blocks)}."
+        )
     dim, width = weights["fc.0.weight"].shape
     layers = LinearLayers(blocks, width, dim)
     layers.load_state_dict(weights)

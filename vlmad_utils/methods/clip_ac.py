@@ -36,8 +36,12 @@ def zero_shot(features, prototypes, temperature=0.01, dense=None, top=0):
     maps = torch.cat([anomaly_probability(part, prototypes, temperature) for part in parts])
     if top:
         image = maps.topk(min(top, maps.shape[1]), dim=1).values.mean(1)
-    return Scores(image, maps.unflatten(1, tuple(features.grid)), "probability of the anomalous prompts",
-                  "training-free")
+    return Scores(
+        image,
+        maps.unflatten(1, tuple(features.grid)),
+        "probability of the anomalous prompts",
+        "training-free",
+    )
 
 
 def one_class(features, prototypes):
@@ -50,5 +54,11 @@ def one_class(features, prototypes):
     """
     normal = unit(prototypes)[0]
     maps = torch.cat([-(unit(part.patches) @ normal) for part in batches(features)])
-    return Scores(-(unit(features.image) @ normal), maps.unflatten(1, tuple(features.grid)),
-                  "negative cosine with the normal prompt", "training-free", (-1.0, 1.0), (-1.0, 1.0))
+    return Scores(
+        -(unit(features.image) @ normal),
+        maps.unflatten(1, tuple(features.grid)),
+        "negative cosine with the normal prompt",
+        "training-free",
+        (-1.0, 1.0),
+        (-1.0, 1.0),
+    )

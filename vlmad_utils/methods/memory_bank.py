@@ -14,7 +14,10 @@ from ..models.onednn import linear
 from .scores import Scores, batches, tensor, unit
 
 BUDGET = 2**24  # similarities held at once: 64 MB
-_KNOWN, KEPT = OrderedDict(), 2**28  # distances of test images to single references, and how many bytes of them are kept
+_KNOWN, KEPT = (
+    OrderedDict(),
+    2**28,
+)  # distances of test images to single references, and how many bytes of them are kept
 
 
 def nearest(query, memory, k=1):
@@ -43,12 +46,16 @@ def nearest(query, memory, k=1):
     if not 1 <= k <= len(memory):
         raise ValueError(f"k is 1 to {len(memory)} (vectors in the memory), found {k}.")
     if query.shape[-1] != memory.shape[-1]:
-        raise ValueError(f"Query vectors have width {query.shape[-1]}, memory vectors {memory.shape[-1]}: encode both "
-                         "with the same backbone and block.")
+        raise ValueError(
+            f"Query vectors have width {query.shape[-1]}, memory vectors {memory.shape[-1]}: encode both "
+            "with the same backbone and block."
+        )
     flat, parts = query.reshape(-1, query.shape[-1]), []
     for rows in flat.split(max(1, BUDGET // len(memory))):
         cosines = linear(rows, memory)  # rows @ memory.T
-        parts.append(cosines.max(dim=-1, keepdim=True) if k == 1 else cosines.topk(k, dim=-1))  # the same, but faster
+        parts.append(
+            cosines.max(dim=-1, keepdim=True) if k == 1 else cosines.topk(k, dim=-1)
+        )  # the same, but faster
     cosine, index = torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])
     shape = (*query.shape[:-1], k)
     return (1 - cosine).clamp(min=0).reshape(shape), index.reshape(shape)
@@ -69,7 +76,9 @@ def reference_distance(features, references, name, kind="tokens"):
     """
     parts = []
     for part in batches(features):
-        keys = [(part.identity, kind, name, references[i].identity or i) for i in range(len(references))]
+        keys = [
+            (part.identity, kind, name, references[i].identity or i) for i in range(len(references))
+        ]
         new = [i for i, key in enumerate(keys) if key not in _KNOWN]
         banks = getattr(references[new], kind)[name] if new else ()
         query = getattr(part, kind)[name] if new else None
@@ -136,7 +145,9 @@ def coreset(memory, n, seed=0, width=128):
     if width and width < points.shape[1]:
         points = points @ tensor(rng.standard_normal((points.shape[1], width)) / width**0.5)
     chosen = [int(rng.integers(len(points)))]
-    gap = (points - points[chosen[0]]).square().sum(dim=1)  # squared distance to the nearest chosen vector
+    gap = (
+        (points - points[chosen[0]]).square().sum(dim=1)
+    )  # squared distance to the nearest chosen vector
     while len(chosen) < n:
         chosen.append(int(gap.argmax()))
         gap = torch.minimum(gap, (points - points[chosen[-1]]).square().sum(dim=1))
@@ -149,7 +160,10 @@ def rotations(image, n=8):
     Source: AnomalyDINO, "agnostic" preprocessing. Encode them as further references.
     """
     image = np.asarray(image)
-    return [image] + [ndimage.rotate(image, 360 * i / n, reshape=False, order=1, mode="nearest") for i in range(1, n)]
+    return [image] + [
+        ndimage.rotate(image, 360 * i / n, reshape=False, order=1, mode="nearest")
+        for i in range(1, n)
+    ]
 
 
 def foreground(tokens, grid, threshold=0.0, centre_share=0.35):
@@ -169,13 +183,15 @@ def foreground(tokens, grid, threshold=0.0, centre_share=0.35):
     """
     component = PCA(1, svd_solver="full").fit_transform(tensor(tokens).numpy())[:, 0].reshape(grid)
     h, w = grid
-    middle = component[int(h * 0.2):max(1, int(h * 0.8)), int(w * 0.2):max(1, int(w * 0.8))]
+    middle = component[int(h * 0.2) : max(1, int(h * 0.8)), int(w * 0.2) : max(1, int(w * 0.8))]
     mask = (component if (middle > threshold).mean() > centre_share else -component) > threshold
     mask = np.pad(ndimage.binary_dilation(mask, np.ones((3, 3))), 1, mode="edge")
     return torch.from_numpy(ndimage.binary_closing(mask, np.ones((3, 3)))[1:-1, 1:-1].reshape(-1))
 
 
-def few_shot(features, references, block="final", k=1, coreset_size=None, seed=0, mask=False, top=0.01):
+def few_shot(
+    features, references, block="final", k=1, coreset_size=None, seed=0, mask=False, top=0.01
+):
     """Anomaly scores from the distance to the nearest reference patch.
 
     Parameters
@@ -195,12 +211,19 @@ def few_shot(features, references, block="final", k=1, coreset_size=None, seed=0
     """
     blocks = [block] if isinstance(block, (int, str)) else list(block)
     if k == 1 and coreset_size is None and not mask:
-        distances = torch.stack([reference_distance(features, references, b) for b in blocks]).mean(dim=0)
+        distances = torch.stack([reference_distance(features, references, b) for b in blocks]).mean(
+            dim=0
+        )
     else:
         distances = _searched(features, references, blocks, k, coreset_size, seed, mask)
-    return Scores(top_mean(distances, top), distances.unflatten(1, tuple(features.grid)),
-                  f"cosine distance to the {k} nearest reference patches; image: mean of the top {top:.0%}",
-                  "training-free", (0.0, 2.0), (0.0, 2.0))
+    return Scores(
+        top_mean(distances, top),
+        distances.unflatten(1, tuple(features.grid)),
+        f"cosine distance to the {k} nearest reference patches; image: mean of the top {top:.0%}",
+        "training-free",
+        (0.0, 2.0),
+        (0.0, 2.0),
+    )
 
 
 def _searched(features, references, blocks, k, coreset_size, seed, mask):
@@ -212,7 +235,12 @@ def _searched(features, references, blocks, k, coreset_size, seed, mask):
     parts = []
     for part in batches(features):
         tokens = {b: tensor(part.tokens[b]) for b in blocks}
-        inside = torch.stack([foreground(t, part.grid) for t in tokens[blocks[0]]]) if mask else None
-        layers = [patch_distance(tokens[b], bank, k, inside) for b, bank in zip(blocks, banks, strict=True)]
+        inside = (
+            torch.stack([foreground(t, part.grid) for t in tokens[blocks[0]]]) if mask else None
+        )
+        layers = [
+            patch_distance(tokens[b], bank, k, inside)
+            for b, bank in zip(blocks, banks, strict=True)
+        ]
         parts.append(torch.stack(layers).mean(dim=0))
     return torch.cat(parts)

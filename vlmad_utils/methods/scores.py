@@ -40,13 +40,17 @@ class Scores:
         if self.training not in TRAINING:
             raise ValueError(f"training is one of {TRAINING}, found {self.training!r}.")
         if self.image.ndim != 1 or self.maps.ndim != 3 or len(self.image) != len(self.maps):
-            raise ValueError(f"Scores want image (B,) and maps (B, h, w), found {tuple(self.image.shape)} and "
-                             f"{tuple(self.maps.shape)}.")
+            raise ValueError(
+                f"Scores want image (B,) and maps (B, h, w), found {tuple(self.image.shape)} and "
+                f"{tuple(self.maps.shape)}."
+            )
         for name in ("image", "maps"):
             bad = ~torch.isfinite(getattr(self, name).reshape(len(self), -1)).all(dim=-1)
             if bad.any():
-                raise ValueError(f"{name} scores of images {bad.nonzero().flatten().tolist()[:10]} are not finite: "
-                                 "look for empty or constant images and for features that are not finite.")
+                raise ValueError(
+                    f"{name} scores of images {bad.nonzero().flatten().tolist()[:10]} are not finite: "
+                    "look for empty or constant images and for features that are not finite."
+                )
 
     def __len__(self):
         return len(self.image)
@@ -60,7 +64,9 @@ class Scores:
 def tensor(x):
     """Array or tensor as a float32 CPU tensor without gradient."""
     x = torch.as_tensor(x).detach().to("cpu", torch.float32)
-    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x  # else no training on it
+    return (
+        x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+    )  # else no training on it
 
 
 def unit(x):
@@ -71,7 +77,7 @@ def unit(x):
 def batches(features, size=16):
     """Slices of ``size`` images, so that a large category never has all its tokens in memory at once."""
     for start in range(0, len(features), size):
-        yield features[start:start + size]
+        yield features[start : start + size]
 
 
 def anomaly_probability(features, prototypes, temperature):
@@ -92,8 +98,10 @@ def anomaly_probability(features, prototypes, temperature):
     """
     prototypes = unit(prototypes)
     if prototypes.shape[0] != 2:
-        raise ValueError(f"prototypes are (2, D), normal then anomalous, found {tuple(prototypes.shape)}. One-class "
-                         "prompts go to clip_ac.one_class.")
+        raise ValueError(
+            f"prototypes are (2, D), normal then anomalous, found {tuple(prototypes.shape)}. One-class "
+            "prompts go to clip_ac.one_class."
+        )
     if temperature <= 0:
         raise ValueError(f"the temperature is above 0, found {temperature}.")
     return (unit(features) @ prototypes.T / temperature).softmax(dim=-1)[..., 1]
@@ -109,4 +117,6 @@ def upsample(maps, size, align_corners=False):
 
 def smooth(maps, sigma):
     """Gaussian filter of maps (B, H, W); ``sigma`` in pixels, borders mirrored, cut at 4 sigma; 0 changes nothing."""
-    return tensor(gaussian_filter(tensor(maps).numpy(), (0, sigma, sigma))) if sigma else tensor(maps)
+    return (
+        tensor(gaussian_filter(tensor(maps).numpy(), (0, sigma, sigma))) if sigma else tensor(maps)
+    )

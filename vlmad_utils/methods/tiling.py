@@ -20,8 +20,14 @@ def five_crops(image, share=0.8):
     """
     height, width = image.shape[:2]
     h, w = max(1, round(share * height)), max(1, round(share * width))
-    corners = [(0, 0), (0, width - w), (height - h, 0), (height - h, width - w), ((height - h) // 2, (width - w) // 2)]
-    return [image[top:top + h, left:left + w] for top, left in corners]
+    corners = [
+        (0, 0),
+        (0, width - w),
+        (height - h, 0),
+        (height - h, width - w),
+        ((height - h) // 2, (width - w) // 2),
+    ]
+    return [image[top : top + h, left : left + w] for top, left in corners]
 
 
 def tiles(height, width, stride=0.8):

@@ -41,7 +41,10 @@ def fit(module, n, loss_of, epochs, batch_size, lr, seed, label, progress):
     -------
     list of the mean loss of each epoch
     """
-    optimiser, rng = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999)), np.random.default_rng(seed)
+    optimiser, rng = (
+        torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999)),
+        np.random.default_rng(seed),
+    )
     history = []
     quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
     with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", **quiet) as bar:
@@ -71,7 +74,13 @@ def save_checkpoint(module, path, **card):
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, found {path.name}.")
     with paths.atomic_write(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, temporary)
+        save_file(
+            {
+                name: value.detach().cpu().contiguous()
+                for name, value in module.state_dict().items()
+            },
+            temporary,
+        )
     with paths.atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
@@ -86,13 +95,17 @@ def load_checkpoint(path, method):
     """
     path, card_path = Path(path), Path(path).with_suffix(".json")
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path.name} is no safetensors file: a pickled checkpoint can run any code when it is opened, so it is not. "
-                         "If you trust it, read it with torch.load(path, weights_only=True) and write it with save_checkpoint.")
+        raise ValueError(
+            f"{path.name} is no safetensors file: a pickled checkpoint can run any code when it is opened, so it is not. "
+            "If you trust it, read it with torch.load(path, weights_only=True) and write it with save_checkpoint."
+        )
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
         weights = load_file(path)
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{path} or its card {card_path.name} is damaged ({error}): restore both, or train anew.") from error
+        raise ValueError(
+            f"{path} or its card {card_path.name} is damaged ({error}): restore both, or train anew."
+        ) from error
     if card.get("method") != method:
         raise ValueError(f"{card_path.name} describes {card.get('method')!r}, wanted {method!r}.")
     return weights, card

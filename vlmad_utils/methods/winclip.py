@@ -15,8 +15,20 @@ from .memory_bank import reference_distance
 from .scores import Scores, anomaly_probability, batches, tensor
 from .tiling import five_crops, merge_tiles, tiles
 
-__all__ = ["harmonic", "spread", "combine", "image_score", "zero_shot", "association", "visual_maps", "few_shot",
-           "window_indices", "five_crops", "tiles", "merge_tiles"]
+__all__ = [
+    "harmonic",
+    "spread",
+    "combine",
+    "image_score",
+    "zero_shot",
+    "association",
+    "visual_maps",
+    "few_shot",
+    "window_indices",
+    "five_crops",
+    "tiles",
+    "merge_tiles",
+]
 MEANS = ("harmonic", "arithmetic", "normality")
 
 
@@ -41,8 +53,12 @@ def harmonic(scores, indices, grid):
     """
     scores = tensor(scores)
     if (scores < 0).any():
-        raise ValueError(f"A harmonic mean wants scores >= 0, found {scores.min():g}: clamp distances at 0.")
-    total, count = _cover(1 / scores.double(), indices, grid)  # double: 1/score of a tiny score swamps the others
+        raise ValueError(
+            f"A harmonic mean wants scores >= 0, found {scores.min():g}: clamp distances at 0."
+        )
+    total, count = _cover(
+        1 / scores.double(), indices, grid
+    )  # double: 1/score of a tiny score swamps the others
     return (count / total).float()
 
 
@@ -96,11 +112,22 @@ def image_score(features, prototypes, temperature=0.07, crops=None):
     score = anomaly_probability(features.image, prototypes, temperature)
     if crops is None:
         return score
-    return torch.cat([score[:, None], anomaly_probability(crops, prototypes, temperature)], dim=1).mean(dim=1)
+    return torch.cat(
+        [score[:, None], anomaly_probability(crops, prototypes, temperature)], dim=1
+    ).mean(dim=1)
 
 
-def zero_shot(features, prototypes, temperature=0.07, windows=(2, 3), image_scale=True, within="harmonic",
-              across="harmonic", image_from="image", crops=None):
+def zero_shot(
+    features,
+    prototypes,
+    temperature=0.07,
+    windows=(2, 3),
+    image_scale=True,
+    within="harmonic",
+    across="harmonic",
+    image_from="image",
+    crops=None,
+):
     """WinCLIP, zero-shot.
 
     Parameters
@@ -125,17 +152,30 @@ def zero_shot(features, prototypes, temperature=0.07, windows=(2, 3), image_scal
     grid = tuple(features.grid)
     image, maps = image_score(features, prototypes, temperature, crops), []
     for part in batches(features):
-        scales = [spread(anomaly_probability(part.windows[k], prototypes, temperature), window_indices(grid, k), grid,
-                         within) for k in windows]
+        scales = [
+            spread(
+                anomaly_probability(part.windows[k], prototypes, temperature),
+                window_indices(grid, k),
+                grid,
+                within,
+            )
+            for k in windows
+        ]
         if image_scale:
             whole = anomaly_probability(part.image, prototypes, temperature)
             scales.append(whole[:, None, None].expand(-1, *grid))
         if not scales:
-            raise ValueError("The map needs at least one scale: windows=() with image_scale=False leaves none.")
+            raise ValueError(
+                "The map needs at least one scale: windows=() with image_scale=False leaves none."
+            )
         maps.append(combine(torch.stack(scales), across))
     maps = torch.cat(maps)
-    return Scores(image if image_from == "image" else maps.amax(dim=(1, 2)), maps,
-                  "probability of the anomalous prompts", "training-free")
+    return Scores(
+        image if image_from == "image" else maps.amax(dim=(1, 2)),
+        maps,
+        "probability of the anomalous prompts",
+        "training-free",
+    )
 
 
 def association(features, references, name, kind="windows"):
@@ -172,17 +212,33 @@ def visual_maps(features, references, windows=(2, 3), token="final", within="har
     Source: WinCLIP+, multi-scale visual memory (M^W).
     """
     grid = tuple(features.grid)
-    maps = {k: spread(association(features, references, k), window_indices(grid, k), grid, within) for k in windows}
+    maps = {
+        k: spread(association(features, references, k), window_indices(grid, k), grid, within)
+        for k in windows
+    }
     if token is not None:
         maps["patch"] = association(features, references, token, "tokens").unflatten(1, grid)
     if not maps:
-        raise ValueError("WinCLIP+ needs at least one memory: windows=() with token=None leaves none.")
+        raise ValueError(
+            "WinCLIP+ needs at least one memory: windows=() with token=None leaves none."
+        )
     maps["visual"] = torch.stack(list(maps.values())).mean(dim=0)
     return maps
 
 
-def few_shot(features, references, prototypes, temperature=0.07, windows=(2, 3), token="final", fusion="average",
-             image_scale=True, within="harmonic", across="harmonic", crops=None):
+def few_shot(
+    features,
+    references,
+    prototypes,
+    temperature=0.07,
+    windows=(2, 3),
+    token="final",
+    fusion="average",
+    image_scale=True,
+    within="harmonic",
+    across="harmonic",
+    crops=None,
+):
     """WinCLIP+, with K normal reference images.
 
     Parameters
@@ -199,14 +255,23 @@ def few_shot(features, references, prototypes, temperature=0.07, windows=(2, 3),
 
     Source: WinCLIP+, few-normal-shot classification and segmentation.
     """
-    language = zero_shot(features, prototypes, temperature, windows, image_scale, within, across, crops=crops)
+    language = zero_shot(
+        features, prototypes, temperature, windows, image_scale, within, across, crops=crops
+    )
     visual = visual_maps(features, references, windows, token, within)["visual"]
-    image = (language.image + visual.amax(dim=(1, 2))) / 2  # maximum on the grid, not on the upsampled map
+    image = (
+        language.image + visual.amax(dim=(1, 2))
+    ) / 2  # maximum on the grid, not on the upsampled map
     if fusion not in ("average", "add", "reciprocal"):
         raise ValueError(f"fusion is average, add or reciprocal, found {fusion!r}.")
     if fusion == "reciprocal":
         maps = 1 / (1 / language.maps + 1 / visual)
     else:
         maps = (language.maps + visual) / (2 if fusion == "average" else 1)
-    return Scores(image, maps, f"language probability and visual distance, {fusion}", "training-free",
-                  map_range=(0.0, 2.0 if fusion == "add" else 1.0))
+    return Scores(
+        image,
+        maps,
+        f"language probability and visual distance, {fusion}",
+        "training-free",
+        map_range=(0.0, 2.0 if fusion == "add" else 1.0),
+    )

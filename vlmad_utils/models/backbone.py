@@ -17,7 +17,10 @@ from PIL import Image
 from .onednn import OneDNN
 from .windows import window_indices, window_spec
 
-AFTER_NORM = ("final", "cls")  # what stands for a block's number: patch tokens, or CLS, after the last norm
+AFTER_NORM = (
+    "final",
+    "cls",
+)  # what stands for a block's number: patch tokens, or CLS, after the last norm
 
 
 class Backbone(ABC):
@@ -85,8 +88,10 @@ class Backbone(ABC):
         if not isinstance(image, Image.Image):
             image = np.asarray(image)
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(f"preprocess wants an RGB uint8 array (H, W, 3), found {image.dtype} {image.shape}; "
-                                 "read files with vlmad_utils.data.read_image.")
+                raise ValueError(
+                    f"preprocess wants an RGB uint8 array (H, W, 3), found {image.dtype} {image.shape}; "
+                    "read files with vlmad_utils.data.read_image."
+                )
             image = Image.fromarray(image)
         height, width = self.image_size
         if image.size != (width, height):
@@ -126,7 +131,9 @@ class Backbone(ABC):
                 tokens = self.final_norm(last) if b in AFTER_NORM else taken[b]
                 out[f"tokens-{b}"] = (tokens[:, :1] if b == "cls" else tokens[:, 1:]).float()
             if patches:
-                out["patches"] = F.normalize(self.patch_head(last, taken, self.grid).float(), dim=-1)
+                out["patches"] = F.normalize(
+                    self.patch_head(last, taken, self.grid).float(), dim=-1
+                )
             for k in windows:
                 out[f"windows-{k}"] = F.normalize(self._encode_windows(start, k).float(), dim=-1)
         return {name: value.cpu() for name, value in out.items()}
@@ -135,19 +142,29 @@ class Backbone(ABC):
         """Embeddings (B, W, D) of all k x k windows: keep CLS and the window's tokens with their own positions, then
         run the whole tower on each short sequence. Source: WinCLIP section 4.2; facts 2.5 (not crop and resize)."""
         indices = window_indices(self.grid, k).to(start.device)  # (W, k * k)
-        rows = torch.cat([indices.new_zeros(len(indices), 1), indices + 1], dim=1)  # token numbers, CLS first
+        rows = torch.cat(
+            [indices.new_zeros(len(indices), 1), indices + 1], dim=1
+        )  # token numbers, CLS first
         shared = self.share(start)
 
         def embed(windows):  # numbers of windows, those of the first image first
             with torch.inference_mode(), self.precision_context():  # both are set per thread
-                return self.embed_windows(shared, (windows // len(rows))[:, None], rows[windows % len(rows)])
+                return self.embed_windows(
+                    shared, (windows // len(rows))[:, None], rows[windows % len(rows)]
+                )
 
         n, cpu = len(start) * len(rows), start.device.type == "cpu"
-        at_once = self.n_windows_per_pass or max(1, 350_000 * (1 if cpu else 32) // (rows.shape[1] * self.width))
+        at_once = self.n_windows_per_pass or max(
+            1, 350_000 * (1 if cpu else 32) // (rows.shape[1] * self.width)
+        )
         passes = -(-n // at_once)
         workers = torch.get_num_threads() if cpu else 1
-        parts = torch.arange(n, device=start.device).tensor_split(-(-passes // workers) * workers)  # as much work for each
-        return torch.cat(_on_all_cores(embed, parts, start.device)).unflatten(0, (len(start), len(rows)))
+        parts = torch.arange(n, device=start.device).tensor_split(
+            -(-passes // workers) * workers
+        )  # as much work for each
+        return torch.cat(_on_all_cores(embed, parts, start.device)).unflatten(
+            0, (len(start), len(rows))
+        )
 
     def share(self, start):
         """What the windows of an image have in common, from its tokens (B, 1 + N, C): taken from it, not computed again."""
@@ -160,16 +177,28 @@ class Backbone(ABC):
     def check_request(self, blocks, windows):
         """Raise ValueError for a block or window size that this tower does not have."""
         for b in blocks:
-            if b not in AFTER_NORM and (not isinstance(b, (int, np.integer)) or not 1 <= b <= self.n_blocks):
-                raise ValueError(f"{self.name} has blocks 1..{self.n_blocks}, 'final' and 'cls', found {b!r}.")
+            if b not in AFTER_NORM and (
+                not isinstance(b, (int, np.integer)) or not 1 <= b <= self.n_blocks
+            ):
+                raise ValueError(
+                    f"{self.name} has blocks 1..{self.n_blocks}, 'final' and 'cls', found {b!r}."
+                )
         for window in windows:
             if not window_spec(window)[0] <= min(self.grid):
-                raise ValueError(f"{self.name} at {self.image_size} has a {self.grid} grid: windows of 1 to "
-                                 f"{min(self.grid)} patches, found {window!r}.")
+                raise ValueError(
+                    f"{self.name} at {self.image_size} has a {self.grid} grid: windows of 1 to "
+                    f"{min(self.grid)} patches, found {window!r}."
+                )
 
     def precision_context(self):
-        return OneDNN() if self.precision == "fp32" else torch.autocast(
-            torch.device(self.device).type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return (
+            OneDNN()
+            if self.precision == "fp32"
+            else torch.autocast(
+                torch.device(self.device).type,
+                {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision],
+            )
+        )
 
     def _set_fingerprint(self, module_states, **facts):
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())

@@ -25,12 +25,16 @@ def value_attention(block, x, attend="vv"):
     """
     attention = block.attn
     if not isinstance(attention, torch.nn.MultiheadAttention):
-        raise ValueError(f"V-V attention reads an nn.MultiheadAttention, found {type(attention).__name__}: use an "
-                         "open_clip ViT with plain blocks, e.g. ViT-B-16-plus-240.")
+        raise ValueError(
+            f"V-V attention reads an nn.MultiheadAttention, found {type(attention).__name__}: use an "
+            "open_clip ViT with plain blocks, e.g. ViT-B-16-plus-240."
+        )
     width = attention.embed_dim
-    value = F.linear(x, attention.in_proj_weight[2 * width:], attention.in_proj_bias[2 * width:])
+    value = F.linear(x, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
     if attend == "vv":
-        heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # (B, heads, 1 + N, C / heads)
+        heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(
+            1, 2
+        )  # (B, heads, 1 + N, C / heads)
         value = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
     return attention.out_proj(value)
 
@@ -60,7 +64,9 @@ def vv_run(visual, x, first_vv_block, blocks):
     stream, taken = None, {}
     for i, block in enumerate(visual.transformer.resblocks, start=1):
         if i >= first_vv_block:
-            stream = (x if stream is None else stream) + block.ls_1(value_attention(block, block.ln_1(x)))
+            stream = (x if stream is None else stream) + block.ls_1(
+                value_attention(block, block.ln_1(x))
+            )
         x = block(x)
         if i in blocks:
             taken[i] = x if stream is None else stream
@@ -110,8 +116,10 @@ class DPAM(OpenClip):
 
     def check_request(self, blocks, windows):
         if windows or {"final", "cls"} & set(blocks):
-            raise ValueError("AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode those with the "
-                             "plain backbone.")
+            raise ValueError(
+                "AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode those with the "
+                "plain backbone."
+            )
         super().check_request(blocks, windows)
 
 
@@ -127,7 +135,9 @@ def resize_positions(positions, grid, mode="bilinear"):
     if side * side != len(positions) - 1:
         raise ValueError(f"{len(positions) - 1} positions do not form a square grid.")
     table = positions[1:].T.reshape(1, -1, side, side)
-    table = F.interpolate(table, size=tuple(grid), mode=mode, align_corners=False, antialias=mode == "bicubic")
+    table = F.interpolate(
+        table, size=tuple(grid), mode=mode, align_corners=False, antialias=mode == "bicubic"
+    )
     return torch.cat([positions[:1], table[0].flatten(1).T])
 
 
@@ -167,7 +177,9 @@ def vv(visual, pixels, first_block=None):
     Source: CLIP Surgery (arXiv 2304.05653) and AnomalyCLIP's DPAM, without any training.
     """
     blocks = len(visual.transformer.resblocks)
-    return _unit(dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:])
+    return _unit(
+        dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:]
+    )
 
 
 def _unit(x):

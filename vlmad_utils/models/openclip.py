@@ -18,28 +18,59 @@ class OpenClip(Backbone):
     mean, std : input normalisation; default CLIP's
     """
 
-    def __init__(self, model, tokenizer, name="open_clip", pretrained=None, mean=open_clip.OPENAI_DATASET_MEAN,
-                 std=open_clip.OPENAI_DATASET_STD, device="cpu", precision="fp32"):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        name="open_clip",
+        pretrained=None,
+        mean=open_clip.OPENAI_DATASET_MEAN,
+        std=open_clip.OPENAI_DATASET_STD,
+        device="cpu",
+        precision="fp32",
+    ):
         visual = model.visual
-        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.pool_type != "tok":
-            raise ValueError(f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
-                             f"{type(visual).__name__}. Choose e.g. ViT-B-16-plus-240 or ViT-L-14-336.")
+        if (
+            not isinstance(visual, open_clip.transformer.VisionTransformer)
+            or visual.pool_type != "tok"
+        ):
+            raise ValueError(
+                f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
+                f"{type(visual).__name__}. Choose e.g. ViT-B-16-plus-240 or ViT-L-14-336."
+            )
         self.model, self.visual, self.tokenizer = model.eval().to(device), visual, tokenizer
-        self.name, self.pretrained, self.device, self.precision = name, pretrained, device, precision
+        self.name, self.pretrained, self.device, self.precision = (
+            name,
+            pretrained,
+            device,
+            precision,
+        )
         self.mean, self.std = tuple(mean), tuple(std)
         self.image_size, self.grid = tuple(visual.image_size), tuple(visual.grid_size)
         self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
         blocks = visual.transformer.resblocks
         self.n_blocks = len(blocks)
         # blocks of the usual build: run and embed_windows take them apart; others run as open_clip runs them
-        self.plain = visual.attn_pool is None and all(type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks)
+        self.plain = visual.attn_pool is None and all(
+            type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks
+        )
         self.logit_scale = model.logit_scale.exp().item()
         activation = type(blocks[0].mlp.gelu).__name__
-        self._set_fingerprint([model.state_dict()], name=name, size=self.image_size, mean=self.mean, std=self.std,
-                              activation=activation, resize="squash-bicubic", precision=precision)
+        self._set_fingerprint(
+            [model.state_dict()],
+            name=name,
+            size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            activation=activation,
+            resize="squash-bicubic",
+            precision=precision,
+        )
 
     def embed(self, pixels):
-        return self.visual._embeds(pixels)  # no public name: patches + CLS + positions, then ln_pre (per token)
+        return self.visual._embeds(
+            pixels
+        )  # no public name: patches + CLS + positions, then ln_pre (per token)
 
     def run(self, tokens, blocks):
         if self.plain:
@@ -50,7 +81,9 @@ class OpenClip(Backbone):
                     taken[number] = tokens
             return tokens, taken
         order = sorted(blocks)
-        last, taken = self.visual.transformer.forward_intermediates(tokens, indices=[b - 1 for b in order] or [0])
+        last, taken = self.visual.transformer.forward_intermediates(
+            tokens, indices=[b - 1 for b in order] or [0]
+        )
         return last, dict(zip(order, taken))
 
     def final_norm(self, tokens):
@@ -61,7 +94,11 @@ class OpenClip(Backbone):
 
     def share(self, start):
         """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
-        return (start, _qkv(self.visual.transformer.resblocks[0], start)) if self.plain and self.n_blocks > 1 else (start,)
+        return (
+            (start, _qkv(self.visual.transformer.resblocks[0], start))
+            if self.plain and self.n_blocks > 1
+            else (start,)
+        )
 
     def embed_windows(self, shared, image, rows):
         """As the tower does it, but for two things that change no number: the first block's projections are shared, and
@@ -82,20 +119,34 @@ class OpenClip(Backbone):
     @torch.inference_mode()
     def encode_text(self, prompts, batch_size=256):
         with OneDNN():
-            parts = [self._encode_ids(self.tokenizer(list(prompts[i:i + batch_size])).to(self.device)).float().cpu()
-                     for i in range(0, len(prompts), batch_size)]
+            parts = [
+                self._encode_ids(self.tokenizer(list(prompts[i : i + batch_size])).to(self.device))
+                .float()
+                .cpu()
+                for i in range(0, len(prompts), batch_size)
+            ]
         return torch.cat(parts)
 
     def _encode_ids(self, ids):
         """As the tower does it, without the padding behind the longest prompt: a token sees only those before it, so no
         number changes, and prompts of 15 tokens do not cost 77."""
         text, ends = self.model, ids.argmax(dim=-1)  # the end token has the highest number
-        if type(text) is not open_clip.model.CLIP or text.attn_mask is None or text.text_pool_type != "argmax":
+        if (
+            type(text) is not open_clip.model.CLIP
+            or text.attn_mask is None
+            or text.text_pool_type != "argmax"
+        ):
             return text.encode_text(ids)
         n = int(ends.max()) + 1
         x = text.token_embedding(ids[:, :n]) + text.positional_embedding[:n]
-        x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[torch.arange(len(x)), ends]
-        return text.text_projection(x) if isinstance(text.text_projection, torch.nn.Linear) else x @ text.text_projection
+        x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[
+            torch.arange(len(x)), ends
+        ]
+        return (
+            text.text_projection(x)
+            if isinstance(text.text_projection, torch.nn.Linear)
+            else x @ text.text_projection
+        )
 
 
 def _qkv(block, x):
@@ -105,6 +156,11 @@ def _qkv(block, x):
 
 def _after_attention(block, x, query, key, value):
     """The rest of an open_clip block: attention, its projection, the MLP."""
-    heads = (each.unflatten(-1, (block.attn.num_heads, -1)).transpose(-3, -2) for each in (query, key, value))
-    x = x + block.ls_1(block.attn.out_proj(F.scaled_dot_product_attention(*heads).transpose(-3, -2).flatten(-2)))
+    heads = (
+        each.unflatten(-1, (block.attn.num_heads, -1)).transpose(-3, -2)
+        for each in (query, key, value)
+    )
+    x = x + block.ls_1(
+        block.attn.out_proj(F.scaled_dot_product_attention(*heads).transpose(-3, -2).flatten(-2))
+    )
     return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -69,27 +69,43 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
     tables = library()
     if isinstance(ensemble, str):
         if ensemble not in tables["ensembles"]:
-            raise ValueError(f"No prompt ensemble is called {ensemble!r}: wanted {', '.join(tables['ensembles'])}, or "
-                             "a dict with lists 'normal' and 'anomalous'.")
+            raise ValueError(
+                f"No prompt ensemble is called {ensemble!r}: wanted {', '.join(tables['ensembles'])}, or "
+                "a dict with lists 'normal' and 'anomalous'."
+            )
         recipe = tables["ensembles"][ensemble]
-        own = {**tables["states"][recipe["states"]], "templates": tables["templates"][recipe["templates"]]}
+        own = {
+            **tables["states"][recipe["states"]],
+            "templates": tables["templates"][recipe["templates"]],
+        }
     else:
         own = {"normal": [], "anomalous": [], "templates": ["{}"], **ensemble}
     unknown = (set(own) | set(extra_states or {})) - {"normal", "anomalous", "templates"}
     if unknown or "templates" in (extra_states or {}):
-        raise ValueError(f"A prompt dict has lists 'normal' and 'anomalous' (states) and, for an ensemble, "
-                         f"'templates'; found {sorted(unknown) or ['templates in extra_states']}.")
+        raise ValueError(
+            f"A prompt dict has lists 'normal' and 'anomalous' (states) and, for an ensemble, "
+            f"'templates'; found {sorted(unknown) or ['templates in extra_states']}."
+        )
     name = class_name(object_name, class_names)
     sides = []
     for side in ("normal", "anomalous"):
         states = [*own[side], *(extra_states or {}).get(side, [])]
         for entry in [*states, *own["templates"]]:
             if not isinstance(entry, str) or entry.count("{}") != 1:
-                raise ValueError(f"Each state and template is a string with one '{{}}', found {entry!r}.")
-        sides.append([template.replace("{}", state.replace("{}", name))
-                      for state in states for template in own["templates"]])
+                raise ValueError(
+                    f"Each state and template is a string with one '{{}}', found {entry!r}."
+                )
+        sides.append(
+            [
+                template.replace("{}", state.replace("{}", name))
+                for state in states
+                for template in own["templates"]
+            ]
+        )
     if not sides[0]:
-        raise ValueError("The ensemble has no normal prompts; give at least one normal state and one template.")
+        raise ValueError(
+            "The ensemble has no normal prompts; give at least one normal state and one template."
+        )
     return tuple(sides)
 
 
@@ -130,7 +146,15 @@ def prototype(embeddings, normalise_first=True):
     return F.normalize(rows.mean(dim=0), dim=0)
 
 
-def prototypes(model, object_name, ensemble="winclip", normalise_first=True, class_names="raw", extra_states=None, store="auto"):
+def prototypes(
+    model,
+    object_name,
+    ensemble="winclip",
+    normalise_first=True,
+    class_names="raw",
+    extra_states=None,
+    store="auto",
+):
     """Text prototypes of an object.
 
     Parameters
@@ -144,10 +168,12 @@ def prototypes(model, object_name, ensemble="winclip", normalise_first=True, cla
     (2, D) float32, unit length; row 0 normal, row 1 anomalous. (1, D) for an ensemble without anomalous prompts
     ("one-class").
     """
-    return many(model, {0: (object_name, ensemble)}, normalise_first, class_names, extra_states, store)[0]
+    return prototype_table(
+        model, {0: (object_name, ensemble)}, normalise_first, class_names, extra_states, store
+    )[0]
 
 
-def many(model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"):
+def prototype_table(model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"):
     """Prototypes for many objects and ensembles in one go, so that a shared prompt is encoded once.
 
     Parameters
@@ -158,8 +184,16 @@ def many(model, requests, normalise_first=True, class_names="raw", extra_states=
     -------
     dict key -> (2, D) as in :func:`prototypes`
     """
-    composed = {key: compose(name, ensemble, class_names, extra_states) for key, (name, ensemble) in requests.items()}
+    composed = {
+        key: compose(name, ensemble, class_names, extra_states)
+        for key, (name, ensemble) in requests.items()
+    }
     distinct = dict.fromkeys(tuple(side) for sides in composed.values() for side in sides if side)
     known = _known(model)
-    means = {side: prototype(_embed(model, side, store, known), normalise_first) for side in distinct}
-    return {key: torch.stack([means[tuple(side)] for side in sides if side]) for key, sides in composed.items()}
+    means = {
+        side: prototype(_embed(model, side, store, known), normalise_first) for side in distinct
+    }
+    return {
+        key: torch.stack([means[tuple(side)] for side in sides if side])
+        for key, sides in composed.items()
+    }

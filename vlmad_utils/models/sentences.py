@@ -25,7 +25,11 @@ class MiniLM:
         from transformers import AutoModel, utils
 
         utils.logging.disable_progress_bar()  # "Loading weights" of a file that loads in a blink
-        return AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True).eval().to(self.device)
+        return (
+            AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
+            .eval()
+            .to(self.device)
+        )
 
     @staticmethod
     def pool(hidden, mask):
@@ -36,12 +40,19 @@ class MiniLM:
     @torch.inference_mode()
     def __call__(self, sentences, batch_size=256):
         sentences = list(sentences)
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # like lengths together: less padding
+        order = sorted(
+            range(len(sentences)), key=lambda i: len(sentences[i])
+        )  # like lengths together: less padding
         out = torch.empty(len(sentences), self.bert.config.hidden_size)
         for start in range(0, len(order), batch_size):
-            chosen = order[start:start + batch_size]
-            batch = self.tokenizer([sentences[i] for i in chosen], padding=True, truncation=True, max_length=128,
-                                   return_tensors="pt").to(self.bert.device)
+            chosen = order[start : start + batch_size]
+            batch = self.tokenizer(
+                [sentences[i] for i in chosen],
+                padding=True,
+                truncation=True,
+                max_length=128,
+                return_tensors="pt",
+            ).to(self.bert.device)
             hidden = self.bert(**batch).last_hidden_state
             out[chosen] = self.pool(hidden, batch["attention_mask"].bool()).float().cpu()
         return out

@@ -19,8 +19,13 @@ class OpenClipText:
 
     def __init__(self, model, tokenizer):
         self.text, self.tokenizer = getattr(model, "text", model), tokenizer
-        self.text.requires_grad_(False)  # frozen: otherwise each step would also compute the gradients of all weights
-        self.blocks, self.width = self.text.transformer.resblocks, self.text.token_embedding.embedding_dim
+        self.text.requires_grad_(
+            False
+        )  # frozen: otherwise each step would also compute the gradients of all weights
+        self.blocks, self.width = (
+            self.text.transformer.resblocks,
+            self.text.token_embedding.embedding_dim,
+        )
         self.pool = getattr(self.text, "text_pool_type", None) or self.text.pool_type
         self.eos = getattr(self.text, "text_eos_id", None) or getattr(self.text, "eos_id", None)
 
@@ -33,10 +38,18 @@ class OpenClipText:
 
     def encode_embeddings(self, embeddings, ids, mask):
         text = self.text
-        x = text.transformer(embeddings + text.positional_embedding[:embeddings.shape[1]], attn_mask=text.attn_mask)
+        x = text.transformer(
+            embeddings + text.positional_embedding[: embeddings.shape[1]], attn_mask=text.attn_mask
+        )
         x = text_global_pool(text.ln_final(x), ids, self.pool, eos_token_id=self.eos)
         projection = text.text_projection
-        return x if projection is None else projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        return (
+            x
+            if projection is None
+            else projection(x)
+            if isinstance(projection, nn.Linear)
+            else x @ projection
+        )
 
 
 class BertText:
@@ -53,7 +66,9 @@ class BertText:
         self.blocks, self.width = bert.encoder.layer, bert.config.hidden_size
 
     def tokenize(self, prompts):
-        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(self.bert.device)
+        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(
+            self.bert.device
+        )
         return batch["input_ids"], batch["attention_mask"].bool()
 
     def embed_tokens(self, ids):
@@ -66,18 +81,31 @@ class BertText:
 
 def text_tower(model):
     """The text tower of a backbone: its own ``text_tower()`` if it has one, else open_clip's."""
-    return model.text_tower() if hasattr(model, "text_tower") else OpenClipText(model.model, model.tokenizer)
+    return (
+        model.text_tower()
+        if hasattr(model, "text_tower")
+        else OpenClipText(model.model, model.tokenizer)
+    )
 
 
 @contextmanager
 def overwritten(blocks, tokens):
     """While active, block i + 2 (from 1) sees ``tokens[i]`` (n, width), not the n tokens after the start token."""
+
     def hook(value):
         def replace(module, args):
             x = args[0]
-            return (torch.cat([x[:, :1], value.expand(len(x), -1, -1), x[:, 1 + len(value):]], dim=1), *args[1:])
+            return (
+                torch.cat([x[:, :1], value.expand(len(x), -1, -1), x[:, 1 + len(value) :]], dim=1),
+                *args[1:],
+            )
+
         return replace
-    handles = [block.register_forward_pre_hook(hook(value)) for block, value in zip(blocks[1:], tokens, strict=False)]
+
+    handles = [
+        block.register_forward_pre_hook(hook(value))
+        for block, value in zip(blocks[1:], tokens, strict=False)
+    ]
     try:
         yield
     finally:

@@ -20,7 +20,9 @@ def window_spec(window):
     else:
         k = stride = 0
     if k < 1 or stride < 1:
-        raise ValueError(f'a window is its side in patches, e.g. 2, or "<side>s<stride>", e.g. "3s2"; found {window!r}')
+        raise ValueError(
+            f'a window is its side in patches, e.g. 2, or "<side>s<stride>", e.g. "3s2"; found {window!r}'
+        )
     return k, stride
 
 

@@ -18,6 +18,22 @@ from .sheet import contact_sheet_html, heat_over_image
 from .tables import load_table, published, quote, save_table
 
 __all__ = [
-    "ANOMALOUS", "COLUMN", "HEAT", "METHODS", "NORMAL", "PAGE", "STYLE", "contact_sheet", "contact_sheet_html",
-    "heat_over_image", "load_table", "metric_bars", "overlay", "published", "quote", "save_figure", "save_table", "score_strip",
+    "ANOMALOUS",
+    "COLUMN",
+    "HEAT",
+    "METHODS",
+    "NORMAL",
+    "PAGE",
+    "STYLE",
+    "contact_sheet",
+    "contact_sheet_html",
+    "heat_over_image",
+    "load_table",
+    "metric_bars",
+    "overlay",
+    "published",
+    "quote",
+    "save_figure",
+    "save_table",
+    "score_strip",
 ]

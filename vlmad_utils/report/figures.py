@@ -21,10 +21,19 @@ COLUMN, PAGE = 3.3, 6.9  # inches: one text column, the whole page
 FOOT = 0.15  # inches, for the licence of pictures
 NORMAL = {"color": "#0173B2", "marker": "o"}
 ANOMALOUS = {"color": "#DE8F05", "marker": "^"}
-METHODS = ["#029E73", "#CC78BC", "#56B4E9", "#CA9161", "#949494", "#ECE133"]  # the rest of the style's cycle
+METHODS = [
+    "#029E73",
+    "#CC78BC",
+    "#56B4E9",
+    "#CA9161",
+    "#949494",
+    "#ECE133",
+]  # the rest of the style's cycle
 # Low scores are nearly clear, so that the image is seen. The middle of cividis is grey, as the image is.
 OPACITY = 0.25 + 0.6 * np.linspace(0, 1, 256) ** 0.7
-HEAT = ListedColormap(np.c_[plt.get_cmap("inferno")(np.linspace(0.1, 1, 256))[:, :3], OPACITY], name="heat")
+HEAT = ListedColormap(
+    np.c_[plt.get_cmap("inferno")(np.linspace(0.1, 1, 256))[:, :3], OPACITY], name="heat"
+)
 in_style = plt.style.context(STYLE)  # as a decorator: the style holds while the function runs
 
 
@@ -50,13 +59,17 @@ def overlay(images, maps, masks=None, labels=None, vmin=None, vmax=None, licence
     """
     images, maps = np.asarray(images), {name: np.asarray(m) for name, m in maps.items()}
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype} of shape {images.shape}; wanted uint8 (R, H, W, 3)")
+        raise ValueError(
+            f"images are {images.dtype} of shape {images.shape}; wanted uint8 (R, H, W, 3)"
+        )
     if not maps:
         raise ValueError("no maps were given; wanted a dict of method -> (R, h, w)")
     rows, height, across = images.shape[:3]
     for name, m in maps.items():
         if m.ndim != 3 or len(m) != rows:
-            raise ValueError(f"maps of {name!r} have shape {m.shape}; wanted ({rows}, h, w), one per image")
+            raise ValueError(
+                f"maps of {name!r} have shape {m.shape}; wanted ({rows}, h, w), one per image"
+            )
         if not np.isfinite(m).all():
             raise ValueError(f"maps of {name!r} hold NaN or infinite scores, which have no colour")
     masks = _fitting(masks, images)
@@ -79,7 +92,9 @@ def overlay(images, maps, masks=None, labels=None, vmin=None, vmax=None, licence
             line[0].set_ylabel(labels[i])
     for ax, title in zip(axes[0], ["image", *maps], strict=True):
         ax.set_title(title)
-    beyond = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[low < vmin, high > vmax]
+    beyond = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+        low < vmin, high > vmax
+    ]
     bar = fig.colorbar(heat, ax=axes, aspect=12 * rows, fraction=0.05, pad=0.01, extend=beyond)
     bar.set_label("anomaly score, one range for all" if rows > 1 else "anomaly score")
     bar.outline.set_visible(False)
@@ -101,7 +116,11 @@ def contact_sheet(images, titles=None, masks=None, columns=6, licence=None, widt
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     shape = np.median([image.shape[0] / image.shape[1] for image in images])
-    text = 0.04 if titles is None else 0.06 + 0.12 * (1 + max(str(title).count("\n") for title in titles))
+    text = (
+        0.04
+        if titles is None
+        else 0.06 + 0.12 * (1 + max(str(title).count("\n") for title in titles))
+    )
     size = (width, rows * (width / columns * shape + text) + (FOOT if licence else 0))
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for i, ax in enumerate(axes.flat):
@@ -131,7 +150,9 @@ def score_strip(groups, thresholds=None, notes=None, label="image score", width=
     for y, (name, (scores, labels)) in enumerate(groups.items()):
         scores, labels = np.asarray(scores, float), np.asarray(labels)
         if scores.ndim != 1 or scores.shape != labels.shape:
-            raise ValueError(f"{name!r} has scores {scores.shape}, labels {labels.shape}; wanted both (B,)")
+            raise ValueError(
+                f"{name!r} has scores {scores.shape}, labels {labels.shape}; wanted both (B,)"
+            )
         for value, look, middle in ((0, NORMAL, y - 0.2), (1, ANOMALOUS, y + 0.2)):
             chosen = scores[labels == value]
             jitter = middle + rng.uniform(-0.13, 0.13, len(chosen))
@@ -163,7 +184,9 @@ def metric_bars(rows, by="category", hue="method", label=None, chance=None, widt
     chance : one number, or dict of category -> number
     """
     if missing := {by, hue, "value"} - set(rows.columns):
-        raise ValueError(f"rows have no column {sorted(missing)}; wanted {by}, {hue}, value (and low, high)")
+        raise ValueError(
+            f"rows have no column {sorted(missing)}; wanted {by}, {hue}, value (and low, high)"
+        )
     if rows.empty or rows.duplicated([by, hue]).any():
         raise ValueError(f"rows are empty or repeat a pair; wanted one row for each {by} and {hue}")
     label = label or ", ".join(dict.fromkeys(rows.get("metric", ["value"])))
@@ -183,7 +206,9 @@ def metric_bars(rows, by="category", hue="method", label=None, chance=None, widt
         ax.annotate(text, (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
     for j, group in enumerate(groups):
         if (level := _of(chance, group)) is not None:
-            ax.plot([level] * 2, [j * step - 0.6, (j + 1) * step - 1], color="black", lw=0.9, ls=":")
+            ax.plot(
+                [level] * 2, [j * step - 0.6, (j + 1) * step - 1], color="black", lw=0.9, ls=":"
+            )
     ax.set_yticks([j * step + (len(methods) - 1) / 2 for j in range(len(groups))], groups)
     ax.set_ylim(len(groups) * step - 0.8, -0.8)
     ax.set_xlim(0, 1)
@@ -204,9 +229,13 @@ def save_figure(fig, name, caption, out=None, notebook=None, licence=None):
     notebook : the notebook that makes it; licence : of the pictures shown, written at their foot
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"the name of the figure is {name!r}; wanted letters, digits, - and _ only")
+        raise ValueError(
+            f"the name of the figure is {name!r}; wanted letters, digits, - and _ only"
+        )
     if not caption.strip():
-        raise ValueError(f"figure {name!r} has no caption; wanted one that names data, n and uncertainty")
+        raise ValueError(
+            f"figure {name!r} has no caption; wanted one that names data, n and uncertainty"
+        )
     out = Path(paths.figures_dir() if out is None else out)
     if licence and not fig.get_supxlabel():
         fig.set_figheight(fig.get_figheight() + FOOT)
@@ -234,7 +263,9 @@ def _fitting(masks, images):
         raise ValueError(f"there are {len(masks)} masks for {len(images)} images; wanted one each")
     for i, (mask, image) in enumerate(zip(masks, images, strict=True)):
         if mask is not None and mask.shape != image.shape[:2]:
-            raise ValueError(f"mask {i} has shape {mask.shape}; wanted {image.shape[:2]}, that of its image")
+            raise ValueError(
+                f"mask {i} has shape {mask.shape}; wanted {image.shape[:2]}, that of its image"
+            )
     return masks
 
 

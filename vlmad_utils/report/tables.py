@@ -21,7 +21,9 @@ def save_table(frame, name):
     """
     if not len(frame):
         raise ValueError(f"the table {name!r} is empty: nothing was written")
-    with paths.atomic_write(paths.results_dir() / f"{name}.csv", "set VLMAD_RESULTS to a folder that can be written") as temporary:
+    with paths.atomic_write(
+        paths.results_dir() / f"{name}.csv", "set VLMAD_RESULTS to a folder that can be written"
+    ) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     return frame
 
@@ -35,7 +37,11 @@ def load_table(name):
     """
     path = paths.results_dir() / f"{name}.csv"
     if not path.exists():
-        wanted = f"the notebook whose name begins with {name[:2]}" if name[:2].isdigit() else f"make {name}"
+        wanted = (
+            f"the notebook whose name begins with {name[:2]}"
+            if name[:2].isdigit()
+            else f"make {name}"
+        )
         raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run {wanted} first")
     return pd.read_csv(path)
 
@@ -58,11 +64,15 @@ def published(**where):
     table = pd.read_csv(_published_file())
     for column, value in where.items():
         if column not in table:
-            raise ValueError(f"published results have no column {column!r}; found {', '.join(table)}")
+            raise ValueError(
+                f"published results have no column {column!r}; found {', '.join(table)}"
+            )
         known = table[column].unique()
         table = table[table[column].isin([value] if isinstance(value, str) else value)]
         if table.empty:
-            raise ValueError(f"no published result has {column} = {value!r}; here it takes {', '.join(map(str, known[:30]))}")
+            raise ValueError(
+                f"no published result has {column} = {value!r}; here it takes {', '.join(map(str, known[:30]))}"
+            )
     return table.reset_index(drop=True)
 
 
@@ -75,12 +85,18 @@ def quote(index, columns, **where):
     """
     table = published(**where)
     table["value"] = table["value"].map("{:.1f}".format)
-    wide = table.pivot_table(index=index, columns=columns, values="value", aggfunc="first", fill_value="")
-    return wide.sort_index(key=lambda level: level.map(lambda name: re.sub(r"\d+", lambda n: n[0].zfill(6), name)))  # 2-shot before 16-shot
+    wide = table.pivot_table(
+        index=index, columns=columns, values="value", aggfunc="first", fill_value=""
+    )
+    return wide.sort_index(
+        key=lambda level: level.map(lambda name: re.sub(r"\d+", lambda n: n[0].zfill(6), name))
+    )  # 2-shot before 16-shot
 
 
 def _published_file():
     root = paths.checkout()
     if root is None:
-        raise FileNotFoundError("published results lie in the repository (data/published_results.csv): work in a checkout of it")
+        raise FileNotFoundError(
+            "published results lie in the repository (data/published_results.csv): work in a checkout of it"
+        )
     return root / "data" / "published_results.csv"

@@ -34,26 +34,44 @@ def collect(names, folders=(), limit=None, seed=0):
         category, equals, rest = text.partition("=")
         root, colon, noun = rest.rpartition(":")
         if not (category and equals and colon and root and noun):
-            raise ValueError(f"a folder is CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie, found {text!r}")
-        found.append(data.index("folder", root=root, limit=limit, seed=seed).assign(category=category, object_name=noun))
+            raise ValueError(
+                f"a folder is CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie, found {text!r}"
+            )
+        found.append(
+            data.index("folder", root=root, limit=limit, seed=seed).assign(
+                category=category, object_name=noun
+            )
+        )
     if not found:
         raise ValueError("no data were named: give --data or --folder")
     return pd.concat(found, ignore_index=True)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="*", default=[], help="data sets, e.g. mvtec visa elpv")
-    parser.add_argument("--folder", action="append", default=[], metavar="CATEGORY=ROOT:OBJECT", help="an MVTec-like folder of your own")
+    parser.add_argument(
+        "--folder",
+        action="append",
+        default=[],
+        metavar="CATEGORY=ROOT:OBJECT",
+        help="an MVTec-like folder of your own",
+    )
     parser.add_argument("--limit", type=int, help="test images per data set, at most")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--pretrained", help="weights of an open_clip model")
     parser.add_argument("--image-size", type=int)
-    parser.add_argument("--methods", nargs="*", help="names; default all: CLIP-AC, dense patches, WinCLIP, ...")
+    parser.add_argument(
+        "--methods", nargs="*", help="names; default all: CLIP-AC, dense patches, WinCLIP, ..."
+    )
     parser.add_argument("--shots", nargs="*", type=int, default=[0, 1, 4])
     parser.add_argument("--seeds", type=int, default=3, help="draws of references")
     parser.add_argument("--jobs", type=int, default=1, help="processes that score")
-    parser.add_argument("--out", type=Path, required=True, help="CSV of tidy rows; the summary goes to the screen")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="CSV of tidy rows; the summary goes to the screen"
+    )
     options = parser.parse_args(arguments)
     index = collect(options.data, options.folder, options.limit)
     model = models.load(options.model, options.pretrained, options.image_size)

@@ -13,7 +13,14 @@ from .. import paths
 from .evaluate import evaluate
 from .method import digest
 
-CODE = ("study/*", "evaluation/*", "models/windows", "data/images", "models/onednn", "methods/*")  # modules whose change makes rows anew
+CODE = (
+    "study/*",
+    "evaluation/*",
+    "models/windows",
+    "data/images",
+    "models/onednn",
+    "methods/*",
+)  # modules whose change makes rows anew
 
 
 @functools.cache
@@ -26,8 +33,23 @@ def code_hash():
 
 def cell_key(base, method, fingerprint, test, labels, masks, references, prototypes, size, draws):
     text = None if prototypes is None else digest(prototypes)
-    facts = [base, method.blocks, method.windows, repr(method.settings), fingerprint, test, labels, masks, references, text, size,
-             draws, code_hash(), torch.__version__, np.__version__]
+    facts = [
+        base,
+        method.blocks,
+        method.windows,
+        repr(method.settings),
+        fingerprint,
+        test,
+        labels,
+        masks,
+        references,
+        text,
+        size,
+        draws,
+        code_hash(),
+        torch.__version__,
+        np.__version__,
+    ]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
 
 
@@ -36,14 +58,27 @@ def cell_path(where, key):
 
 
 def score_cell(job, size, draws):
-    method, feats, references, prototypes, path = job  # one tuple: arrays by themselves would be spread, and lost with their worker
+    method, feats, references, prototypes, path = (
+        job  # one tuple: arrays by themselves would be spread, and lost with their worker
+    )
     scores = method.score(feats, references, prototypes)
     index = feats.index
-    cell = {"about": {"training": scores.training, "meaning": scores.meaning, "n_images": len(index),
-                      "n_anomalous": int(index["label"].sum())},
-            "rows": evaluate(index, scores, size, draws), "labels": index["label"].tolist(), "scores": scores.image.tolist()}
+    cell = {
+        "about": {
+            "training": scores.training,
+            "meaning": scores.meaning,
+            "n_images": len(index),
+            "n_anomalous": int(index["label"].sum()),
+        },
+        "rows": evaluate(index, scores, size, draws),
+        "labels": index["label"].tolist(),
+        "scores": scores.image.tolist(),
+    }
     if path:
-        with paths.atomic_write(path, "make room and get the right to write there, or set VLMAD_STORE (or store=) to another folder") as temporary:
+        with paths.atomic_write(
+            path,
+            "make room and get the right to write there, or set VLMAD_STORE (or store=) to another folder",
+        ) as temporary:
             temporary.write_text(json.dumps({**cell, "sha256": _checksum(cell)}), encoding="utf-8")
     return cell
 
@@ -58,7 +93,9 @@ def read_cell(path):
         return None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         pass
-    warnings.warn(f"{path.name} of the study in the store was damaged; this cell is computed again.")
+    warnings.warn(
+        f"{path.name} of the study in the store was damaged; this cell is computed again."
+    )
     return None
 
 

@@ -51,7 +51,18 @@ class Result:
     images: pd.DataFrame
 
 
-def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=1000, store="auto", progress=True, keep_features=True):
+def run(
+    model,
+    index,
+    methods,
+    shots=(0,),
+    seeds=(0,),
+    size=(224, 224),
+    draws=1000,
+    store="auto",
+    progress=True,
+    keep_features=True,
+):
     """Score and evaluate every cell of the grid; cells done before are read, and their images are not encoded again.
 
     Parameters
@@ -85,21 +96,37 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
     test = index[index["split"] == "test"].reset_index(drop=True)
     draws_of = {(k, s): data.split_references(index, k, s) for k in shots if k for s in seeds}
     wanted = [m for m in methods if any(m.takes(k) for k in shots)]
-    pool = pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True) if draws_of else test[:0]
+    pool = (
+        pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True)
+        if draws_of
+        else test[:0]
+    )
     row_of = {path: i for i, path in enumerate(pool["image_path"])}
     hashes, of_pool = np.array(features.keys(test), object), np.array(features.keys(pool), object)
     groups = test.groupby(["dataset", "category"], sort=False).indices
-    requests = {(i, noun): (noun, m.ensemble) for i, m in enumerate(wanted) if m.ensemble is not None
-                for noun in dict.fromkeys(test["object_name"])}
-    text = prompts.many(model, requests, store=store) if requests else {}
+    requests = {
+        (i, noun): (noun, m.ensemble)
+        for i, m in enumerate(wanted)
+        if m.ensemble is not None
+        for noun in dict.fromkeys(test["object_name"])
+    }
+    text = prompts.prototype_table(model, requests, store=store) if requests else {}
     jobs = []
     for name, rows in groups.items():
-        part, masks = test.iloc[rows].reset_index(drop=True), [p for p in test["mask_path"].iloc[rows] if p]
+        part, masks = (
+            test.iloc[rows].reset_index(drop=True),
+            [p for p in test["mask_path"].iloc[rows] if p],
+        )
         if part["object_name"].nunique() > 1:
-            raise ValueError(f"{name}: one category has several object names, {sorted(set(part['object_name']))}.")
+            raise ValueError(
+                f"{name}: one category has several object names, {sorted(set(part['object_name']))}."
+            )
         made_of = [content_hash(path) for path in masks]
         for i, method in enumerate(wanted):
-            prototypes, fingerprint = text.get((i, part["object_name"][0])), (method.backbone or model).fingerprint
+            prototypes, fingerprint = (
+                text.get((i, part["object_name"][0])),
+                (method.backbone or model).fingerprint,
+            )
             for k in shots:
                 for seed in seeds if k else list(seeds)[:1]:
                     if not method.takes(k):
@@ -107,25 +134,65 @@ def run(model, index, methods, shots=(0,), seeds=(0,), size=(224, 224), draws=10
                     drawn = draws_of[k, seed] if k else pool[:0]
                     own = (drawn["dataset"] == name[0]) & (drawn["category"] == name[1])
                     references = [row_of[p] for p in drawn.loc[own, "image_path"]]
-                    base = dict(zip(KEYS, (*name, method.name, model.name, k, seed, _label(method.ensemble)), strict=True))
-                    key = cell_key(base, method, fingerprint, hashes[rows].tolist(), part["label"].tolist(), made_of,
-                               of_pool[references].tolist() if k else None, prototypes, size, draws)
+                    base = dict(
+                        zip(
+                            KEYS,
+                            (*name, method.name, model.name, k, seed, _label(method.ensemble)),
+                            strict=True,
+                        )
+                    )
+                    key = cell_key(
+                        base,
+                        method,
+                        fingerprint,
+                        hashes[rows].tolist(),
+                        part["label"].tolist(),
+                        made_of,
+                        of_pool[references].tolist() if k else None,
+                        prototypes,
+                        size,
+                        draws,
+                    )
                     jobs.append(_Job(base, method, rows, references, prototypes, key))
     where = None if store is None else store_folder(store) / "study"
     cells = {job.key: where and read_cell(cell_path(where, job.key)) for job in jobs}
     todo = [job for job in jobs if cells[job.key] is None]
-    feats, bank = (_encoded(model, table, todo, what, store if keep_features else None, progress)
-                   for table, what in ((test, "rows"), (pool, "references")))
-    made = Parallel(return_as="generator")(delayed(score_cell)(
-        (replace(job.method, backbone=None), feats[job.key], bank.get(job.key), job.prototypes, where and cell_path(where, job.key)), size, draws)
-        for job in todo)
+    feats, bank = (
+        _encoded(model, table, todo, what, store if keep_features else None, progress)
+        for table, what in ((test, "rows"), (pool, "references"))
+    )
+    made = Parallel(return_as="generator")(
+        delayed(score_cell)(
+            (
+                replace(job.method, backbone=None),
+                feats[job.key],
+                bank.get(job.key),
+                job.prototypes,
+                where and cell_path(where, job.key),
+            ),
+            size,
+            draws,
+        )
+        for job in todo
+    )
     quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
-    for job, cell in zip(todo, tqdm(made, total=len(todo), desc="score", unit="cell", **quiet), strict=True):
+    for job, cell in zip(
+        todo, tqdm(made, total=len(todo), desc="score", unit="cell", **quiet), strict=True
+    ):
         cells[job.key] = cell
     facts = {"image_size": model.image_size[0], "map_size": size[0]}
-    rows = [{**job.base, **cells[job.key]["about"], **row, **facts} for job in jobs for row in cells[job.key]["rows"]]
-    images = [{**job.base, "image": number, "label": label, "score": score} for job in jobs
-              for number, label, score in zip(job.rows, cells[job.key]["labels"], cells[job.key]["scores"], strict=True)]
+    rows = [
+        {**job.base, **cells[job.key]["about"], **row, **facts}
+        for job in jobs
+        for row in cells[job.key]["rows"]
+    ]
+    images = [
+        {**job.base, "image": number, "label": label, "score": score}
+        for job in jobs
+        for number, label, score in zip(
+            job.rows, cells[job.key]["labels"], cells[job.key]["scores"], strict=True
+        )
+    ]
     return Result(pd.DataFrame(rows), pd.DataFrame(images))
 
 
@@ -134,10 +201,16 @@ def _encoded(model, table, jobs, what, store, progress):
     always the one that was given."""
     found = {}
     for backbone in dict.fromkeys(job.method.backbone or model for job in jobs):
-        own = [job for job in jobs if (job.method.backbone or model) is backbone and len(getattr(job, what))]
+        own = [
+            job
+            for job in jobs
+            if (job.method.backbone or model) is backbone and len(getattr(job, what))
+        ]
         wanted = sorted({row for job in own for row in getattr(job, what)})
         if wanted:
-            feats = encode(backbone, table.iloc[wanted], [job.method for job in own], store, progress)
+            feats = encode(
+                backbone, table.iloc[wanted], [job.method for job in own], store, progress
+            )
             found |= {job.key: feats[np.searchsorted(wanted, getattr(job, what))] for job in own}
     return found
 
@@ -146,7 +219,9 @@ def encode(model, index, methods, store="auto", progress=True):
     """Features with all that the methods need, encoded in one pass."""
     blocks = list(dict.fromkeys(b for m in methods for b in m.blocks))
     windows = sorted({w for m in methods for w in m.windows}, key=str)
-    return features.encode(model, index, blocks, windows, any(m.patches for m in methods), store, progress=progress)
+    return features.encode(
+        model, index, blocks, windows, any(m.patches for m in methods), store, progress=progress
+    )
 
 
 def _label(ensemble):

@@ -43,5 +43,7 @@ def digest(*modules):
     for module in modules:
         state = module.state_dict() if hasattr(module, "state_dict") else {"": module}
         for name, value in sorted(state.items()):
-            found.update(name.encode() + np.ascontiguousarray(value.detach().cpu().float().numpy()).tobytes())
+            found.update(
+                name.encode() + np.ascontiguousarray(value.detach().cpu().float().numpy()).tobytes()
+            )
     return found.hexdigest()[:16]

@@ -23,4 +23,4 @@ def elpv(root, problems, probabilities=(0, 1)):
 def textile(root, problems):
     kinds = (("nominal", 0, "good"), ("local", 1, "local"), ("global", 1, "global"))
     return reserve([Row("textile", "test", label, defect, image)
-                    for kind, label, defect in kinds for image in images(child(root, kind))])  # fmt: skip
+                    for kind, label, defect in kinds for image in images(child(root, kind))])

@@ -17,7 +17,7 @@ from ..images import DataError, read_mask
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 GOOD = {"good", "ok", "normal", "normals", "nominal", "pass", "non_defective"}
 BAD = {"bad", "ng", "nok", "ko", "fail", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous",
-       "abnormal"}  # fmt: skip
+       "abnormal"}
 TRUTH = ("ground_truth", "masks")
 REFERENCES = 100  # normals per category kept for train where a data set has no split of its own
 

@@ -18,7 +18,7 @@ def folder(root, problems, normals=None):
             problems.append((root.name, normals, "normals= holds no image"))
         nouns = {row.category: row.noun for row in rows}
         rows += [Row(category, "train", 0, "good", image, noun=noun)
-                 for category, noun in nouns.items() for image in images(normals)]  # fmt: skip
+                 for category, noun in nouns.items() for image in images(normals)]
     return rows
 
 
