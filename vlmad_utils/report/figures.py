@@ -5,13 +5,16 @@ and returns it; `save_figure` writes it. Nothing here knows how scores were made
 an orange triangle; methods have other colours.
 """
 
+import os
 import re
+import tempfile
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+from filelock import FileLock
 from matplotlib.colors import ListedColormap
 
 from .. import paths
@@ -244,13 +247,26 @@ def save_figure(fig, name, caption, out=None, notebook=None, licence=None):
         buffer = BytesIO()
         fig.savefig(buffer, format=kind, metadata=dict.fromkeys(without))
         _write(out / f"{name}.{kind}", buffer.getvalue())
-    path = out / "captions.yaml"
-    captions = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
     entry = {"caption": caption, "notebook": notebook, "licence": licence}
-    captions[name] = {key: " ".join(text.split()) for key, text in entry.items() if text}
-    _write(path, yaml.safe_dump(captions, allow_unicode=True, width=110).encode())  # sorts its keys
+    _add_caption(
+        out / "captions.yaml", name, {k: " ".join(v.split()) for k, v in entry.items() if v}
+    )
     plt.close(fig)
     return fig
+
+
+def _add_caption(path, name, entry):
+    """Set one caption in a file that several notebooks may change at once."""
+    with _caption_lock():
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        captions = (yaml.safe_load(text) or {}) | {name: entry}
+        _write(path, yaml.safe_dump(captions, allow_unicode=True, width=110).encode())  # sorted
+
+
+def _caption_lock():
+    """Return one lock for all caption files of a user, in a place that git does not see."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows: one temp folder a user
+    return FileLock(Path(tempfile.gettempdir()) / f"vlmad-captions-{user}.lock")
 
 
 def _of(setting, name):
