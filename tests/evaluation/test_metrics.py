@@ -160,6 +160,16 @@ def test_perfect_inverted_and_constant_maps(masks):
         assert function(constant, masks) == pytest.approx(m.chance(f"pixel_{name}", masks)), name
 
 
+def test_no_metric_of_a_perfect_map_exceeds_one():
+    rng = np.random.default_rng(0)
+    for share in rng.random(200):  # the weights of many regions sum to 1 only up to rounding
+        masks = rng.random((3, 12, 12)) < share
+        masks[0, 0, :2] = False, True
+        maps = masks + 0.5 * rng.random(masks.shape)
+        assert [f(maps, masks) for f in ALL[:4]] == [1, 1, 1, 1]
+        assert 1 - 1e-12 < m.aupro(maps, masks) <= 1
+
+
 def test_200_thresholds_change_under_an_increasing_transform():
     scores, masks = PARITY["heavy_scores"].astype(np.float64), PARITY["masks"]
     tamed = np.arcsinh(scores)

@@ -158,7 +158,8 @@ def aupro(maps, masks=None, limit=0.3, connectivity=8):
     r = _ranking(maps, masks, regions=True, connectivity=connectivity)
     if _undefined("AU-PRO", r, anomalous=True, normal=True):
         return float("nan")
-    return float(area_below(r.above / r.n_normal, r.atleast / r.n_normal, r.overlap, limit)) / limit
+    area = float(area_below(r.above / r.n_normal, r.atleast / r.n_normal, r.overlap, limit)) / limit
+    return min(area, 1.0)  # the weights of the regions sum to 1 only up to rounding
 
 
 def aupro_200(maps, masks, limit=0.3, steps=200):
