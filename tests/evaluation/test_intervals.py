@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def pictures(seed=0, size=48, images=24, normal=8):
 def quantised(maps, masks, bins, limit=0.3):
     """The metrics when every image is drawn once."""
     tails = b._tails(maps, masks, b._edges(maps, masks, bins, np.random.default_rng(0)))
-    return b._drawn_metrics(np.ones((1, len(maps))), tails, limit)[:, 0]
+    return b._binned_metrics(np.ones((1, len(maps))), tails, limit)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_regions_weigh_the_same_in_every_draw():
     maps[0] *= -1  # one large region is missed, three single pixels are found
     assert m.aupro(maps, masks) == pytest.approx(0.75)
     tails = b._tails(maps, masks, b._edges(maps, masks, 16, np.random.default_rng(0)))
-    drawn = b._drawn_metrics(np.array([[1, 1], [2, 0], [0, 2]]), tails, 0.3)
+    drawn = b._binned_metrics(np.array([[1, 1], [2, 0], [0, 2]]), tails, 0.3)
     assert drawn[3] == pytest.approx([0.75, 0, 1])
 
 
@@ -289,6 +290,39 @@ def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():
     assert b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value == pytest.approx(
         seen["auroc"].value
     )
+
+
+def from_a_table(scores, labels, n, seed):
+    """The same intervals from counts (n, B) times a table (B, K), as long as it fits in memory."""
+    rng, counts = np.random.default_rng(seed), np.empty((n, len(scores)), int)
+    for rows in b._classes(labels):
+        counts[:, rows] = b._times(len(rows), n, rng)
+    atleast = scores[:, None] >= np.unique(scores)[::-1]
+    tails = np.stack([atleast & ~labels[:, None], *[atleast & labels[:, None]] * 2]).astype(float)
+    draws = np.concatenate(
+        [b._binned_metrics(counts[i : i + 64], tails, 1.0)[:3] for i in range(0, n, 64)], axis=1
+    )
+    return [b._interval(0, drawn, 0.95)[1:] for drawn in draws]
+
+
+def test_image_intervals_are_bit_for_bit_those_of_a_table():
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        labels = rng.permutation(np.arange(rng.integers(9, 120)) < rng.integers(1, 9))
+        scores = np.round(labels + rng.standard_normal(len(labels)), rng.integers(0, 4))
+        found = b.image_bootstrap(scores, labels, n=150, seed=seed)
+        assert [tuple(i[1:]) for i in found.values()] == from_a_table(scores, labels, 150, seed)
+
+
+@pytest.mark.parametrize("images", [4_000, 20_000])
+def test_memory_of_image_intervals_is_linear(images):
+    labels = np.arange(images) % 3 == 0
+    scores = np.random.default_rng(0).standard_normal(images) + labels
+    tracemalloc.start()
+    b.image_bootstrap(scores, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")

@@ -143,16 +143,18 @@ def image_bootstrap(scores, labels, n=1000, seed=0, level=0.95):
             else bootstrap(scores, labels, metric, n, seed, level)
             for (name, value), metric in zip(values.items(), (auroc, average_precision, f1max))
         }
-    rng, counts = np.random.default_rng(seed), np.empty((n, len(scores)), int)
-    for rows in _classes(labels):
-        counts[:, rows] = _times(len(rows), n, rng)
-    atleast = (
-        scores[:, None] >= np.unique(scores)[::-1]
-    )  # (B, K): each distinct score is a threshold, so nothing is lost
-    tails = np.stack([atleast & ~labels[:, None], *[atleast & labels[:, None]] * 2]).astype(float)
-    draws = np.concatenate(
-        [_drawn_metrics(counts[i : i + BLOCK], tails, 1.0)[:3] for i in range(0, n, BLOCK)], axis=1
+    normal, anomalous = (scores[rows] for rows in _classes(labels))
+    thresholds = np.unique(scores)[::-1]  # each distinct score, so nothing is lost
+    at_once = int(np.clip(2**20 // len(scores), 1, BLOCK))
+    sizes = [min(at_once, n - begun) for begun in range(0, n, at_once)]
+    rng, later = np.random.default_rng(seed), np.random.default_rng(seed)
+    for size in sizes:  # all normal images are drawn before the first anomalous one
+        later.integers(len(normal), size=(size, len(normal)))
+    tails = zip(
+        _drawn_tails(normal, thresholds, sizes, rng),
+        _drawn_tails(anomalous, thresholds, sizes, later),
     )
+    draws = np.concatenate([_drawn_metrics(*pair) for pair in tails], axis=1)
     return {
         name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)
     }
@@ -192,7 +194,7 @@ def pixel_bootstrap(maps, masks, n=1000, seed=0, level=0.95, limit=0.3, bins=204
     )
     tails = _tails(maps, masks, _edges(maps, masks, bins, rng))
     draws = np.concatenate(
-        [_drawn_metrics(counts[i : i + BLOCK], tails, limit) for i in range(0, n, BLOCK)], axis=1
+        [_binned_metrics(counts[i : i + BLOCK], tails, limit) for i in range(0, n, BLOCK)], axis=1
     )
     return {
         name: _interval(value, drawn, level) for (name, value), drawn in zip(values.items(), draws)
@@ -264,6 +266,16 @@ def _interval(value, draws, level):
     )
 
 
+def _drawn_tails(scores, thresholds, sizes, rng):
+    """Yield (size, K) float64 for each size: how many drawn images score as high as a threshold."""
+    order = np.argsort(scores)
+    reached = len(scores) - np.searchsorted(scores, thresholds, sorter=order)
+    for size in sizes:
+        seen = np.zeros((size, len(scores) + 1))
+        np.cumsum(_times(len(scores), size, rng)[:, order[::-1]], axis=1, out=seen[:, 1:])
+        yield np.take(seen, reached, axis=1)
+
+
 def _edges(maps, masks, bins, rng):
     """(K,) lower ends of the bins, highest first; the last is the lowest score. All are scores that occur."""
     edges = [[maps.min()]]
@@ -289,22 +301,35 @@ def _tails(maps, masks, edges):
     return tails
 
 
-def _drawn_metrics(counts, tails, limit):
-    """(4, n) AUROC, AP, F1-max and AU-PRO when image b counts counts[:, b] times; see `metrics` for their definitions."""
+def _binned_metrics(counts, tails, limit):
+    """(4, n) AUROC, AP, F1-max and AU-PRO when image b counts counts[:, b] times."""
     atleast, found, covered = counts.astype(float) @ tails  # (n, K) each
-    hits, steps = (np.diff(a, axis=1, prepend=0) / a[:, -1:] for a in (found, covered))
+    start, stop = _false_alarms(atleast)
+    within = ~(start >= limit).all(axis=0)  # what lies beyond the limit in all draws adds nothing
+    steps = _steps(covered)[:, within]
+    pro = area_below(start[:, within], stop[:, within], steps, limit) / limit
+    return np.stack([*_drawn_metrics(atleast, found), pro])
+
+
+def _drawn_metrics(atleast, found):
+    """(3, n) AUROC, AP and F1-max of n draws; see `metrics` for their definitions.
+
+    atleast, found : (n, K) normal and anomalous items that score as high as a threshold or higher
+    """
+    hits, (start, stop) = _steps(found), _false_alarms(atleast)
+    area = 1 - np.einsum("ij,ij->i", hits, start + stop) / 2
     ap = np.einsum("ij,ij->i", hits, found / np.maximum(found + atleast, 1))
     f1 = np.max(2 * found / (found[:, -1:] + found + atleast), axis=1)
+    return np.stack([area, ap, f1])
+
+
+def _steps(found):
+    """(n, K) what each threshold adds, as a share of all."""
+    return np.diff(found, axis=1, prepend=0) / found[:, -1:]
+
+
+def _false_alarms(atleast):
+    """(n, K) twice: false-positive rates just above each threshold and at it."""
     with np.errstate(invalid="ignore"):  # a draw without normal pixels is NaN
         stop = atleast / atleast[:, -1:]
-    start = np.pad(stop[:, :-1], ((0, 0), (1, 0)))
-    area = 1 - np.einsum("ij,ij->i", hits, start + stop) / 2
-    within = ~(start >= limit).all(axis=0)  # what lies beyond the limit in all draws adds nothing
-    return np.stack(
-        [
-            area,
-            ap,
-            f1,
-            area_below(start[:, within], stop[:, within], steps[:, within], limit) / limit,
-        ]
-    )
+    return np.pad(stop[:, :-1], ((0, 0), (1, 0))), stop
