@@ -8,6 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
+from vlmad_utils.evaluation import draws
 from vlmad_utils.evaluation import intervals as b
 from vlmad_utils.evaluation import metrics as m
 
@@ -40,18 +41,17 @@ def test_vectorised_bootstrap_of_auroc_is_the_plain_one():
     scores, labels = sample(np.random.default_rng(2))
     scores = np.round(scores, 1)  # ties
     fast = b.bootstrap(scores, labels, n=4000)
-    plain = b.bootstrap(scores, labels, lambda s, y: roc_auc_score(y, s), n=1000)
+    plain = b.bootstrap(scores, labels, lambda s, y: roc_auc_score(y, s), n=500)
     assert fast.value == pytest.approx(plain.value)
     assert fast[1:] == pytest.approx(plain[1:], abs=0.015)
     # The draws themselves: the same counts, given to scikit-learn as repeated images.
     normal, anomalous = np.sort(scores[labels == 0]), scores[labels == 1]
-    draws = b._auroc_draws(normal, anomalous, 20, np.random.default_rng(3))
+    values = draws.auroc_of_draws(normal, anomalous, 20, np.random.default_rng(3))
     rng = np.random.default_rng(3)
     lows, highs = rng.integers(30, size=(20, 30)), rng.integers(30, size=(20, 30))
-    for value, low, high in zip(draws, lows, highs, strict=True):
-        assert value == pytest.approx(
-            roc_auc_score(labels, np.concatenate([normal[low], anomalous[high]]))
-        )
+    for value, low, high in zip(values, lows, highs, strict=True):
+        drawn = np.concatenate([normal[low], anomalous[high]])
+        assert value == pytest.approx(roc_auc_score(labels, drawn))
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
@@ -106,8 +106,10 @@ def pictures(seed=0, size=48, images=24, normal=8):
 
 def quantised(maps, masks, bins, limit=0.3):
     """The metrics when every image is drawn once."""
-    tails = b._tails(maps, masks, b._edges(maps, masks, bins, np.random.default_rng(0)))
-    return b._binned_metrics(np.ones((1, len(maps))), tails, limit)[:, 0]
+    tails = draws.map_tails(
+        maps, masks, draws.bin_edges(maps, masks, bins, np.random.default_rng(0))
+    )
+    return draws.metrics_of_maps(np.ones((1, len(maps))), tails, limit)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -121,33 +123,26 @@ def test_metrics_of_histograms_are_the_exact_ones(change):
     exact = [metric(maps, masks) for metric in METRICS.values()]
     assert quantised(maps, masks, bins=2048) == pytest.approx(exact, abs=1e-3)
     assert quantised(maps, masks, bins=256) == pytest.approx(exact, abs=1e-2)
-    assert quantised(maps, masks, bins=3 * maps.size) == pytest.approx(
-        exact, abs=1e-12
-    )  # each score has its bin
-    assert quantised(maps, masks, 3 * maps.size, limit=0.05)[3] == pytest.approx(
-        m.aupro(maps, masks, limit=0.05), abs=1e-12
-    )
+    all_bins = 3 * maps.size  # each score has its bin
+    assert quantised(maps, masks, all_bins) == pytest.approx(exact, abs=1e-12)
+    aupro = quantised(maps, masks, all_bins, limit=0.05)[3]
+    assert aupro == pytest.approx(m.aupro(maps, masks, limit=0.05), abs=1e-12)
 
 
 def test_many_pixels_are_subsampled(monkeypatch):
     maps, masks = pictures()
-    monkeypatch.setattr(b, "SAMPLE", 1000)
-    assert quantised(maps, masks, bins=1024) == pytest.approx(
-        [f(maps, masks) for f in METRICS.values()], abs=1e-2
-    )
+    monkeypatch.setattr(draws, "SAMPLE", 1000)
+    exact = [metric(maps, masks) for metric in METRICS.values()]
+    assert quantised(maps, masks, bins=1024) == pytest.approx(exact, abs=1e-2)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_pixel_bootstrap_is_the_slow_one(name):
     for maps, masks in (pictures(), (PARITY["heavy_scores"], PARITY["masks"])):
-        fast, slow = (
-            b.pixel_bootstrap(maps, masks, n=100)[name],
-            b.bootstrap(maps, masks, METRICS[name], n=100),
-        )
+        fast = b.pixel_bootstrap(maps, masks, n=100)[name]
+        slow = b.bootstrap(maps, masks, METRICS[name], n=100)
         assert fast.value == slow.value and fast.low < fast.value < fast.high
-        assert fast[1:] == pytest.approx(
-            slow[1:], abs=1e-3
-        )  # the draws are the same: only the bins differ
+        assert fast[1:] == pytest.approx(slow[1:], abs=1e-3)  # same draws: only the bins differ
         other = b.bootstrap(maps, masks, METRICS[name], n=100, seed=1)
         assert fast[1:] == pytest.approx(other[1:], abs=0.4 * (slow.high - slow.low))
 
@@ -157,10 +152,8 @@ def test_pixel_bootstrap_is_deterministic_and_follows_its_options():
     found = b.pixel_bootstrap(maps, masks, n=200)
     assert list(found) == list(METRICS)
     assert found == b.pixel_bootstrap(maps, masks.astype(np.uint8), n=200)
-    other, narrow, short = (
-        b.pixel_bootstrap(maps, masks, n=200, **o)
-        for o in (dict(seed=1), dict(level=0.5), dict(limit=0.05))
-    )
+    options = [dict(seed=1), dict(level=0.5), dict(limit=0.05)]
+    other, narrow, short = (b.pixel_bootstrap(maps, masks, n=200, **o) for o in options)
     for name in METRICS:
         assert other[name].value == found[name].value and other[name] != found[name]
         assert found[name].low < narrow[name].low < narrow[name].high < found[name].high
@@ -183,24 +176,20 @@ def test_order_of_images_changes_intervals_by_luck_only():
     maps, masks = pictures()
     order = np.random.default_rng(1).permutation(len(maps))
     found, other = b.pixel_bootstrap(maps, masks), b.pixel_bootstrap(maps[order], masks[order])
-    for name in METRICS:
-        assert found[name].value == pytest.approx(other[name].value, abs=1e-12)
-        assert found[name][1:] == pytest.approx(
-            other[name][1:], abs=0.15 * (found[name].high - found[name].low)
-        )
+    for one, two in ((found[name], other[name]) for name in METRICS):
+        assert one.value == pytest.approx(two.value, abs=1e-12)
+        assert one[1:] == pytest.approx(two[1:], abs=0.15 * (one.high - one.low))
 
 
 def test_pixel_bootstrap_of_a_constant_map():
     _, masks = pictures()
     found = b.pixel_bootstrap(np.full(masks.shape, 0.7, np.float32), masks, n=50)
-    assert found["pixel_auroc"] == pytest.approx([0.5] * 3, abs=1e-12) and found[
-        "aupro"
-    ] == pytest.approx([0.15] * 3, abs=1e-12)
+    assert found["pixel_auroc"] == pytest.approx([0.5] * 3, abs=1e-12)
+    assert found["aupro"] == pytest.approx([0.15] * 3, abs=1e-12)
     low, high = found["pixel_ap"][1:]  # the prevalence in the draw
     assert low < masks.mean() < high
-    assert found["pixel_f1max"][1:] == pytest.approx(
-        [2 * p / (1 + p) for p in (low, high)], rel=1e-3
-    )
+    expected = [2 * p / (1 + p) for p in (low, high)]
+    assert found["pixel_f1max"][1:] == pytest.approx(expected, rel=1e-3)
 
 
 def test_pixel_bootstrap_of_perfect_and_infinite_maps():
@@ -215,8 +204,8 @@ def test_regions_weigh_the_same_in_every_draw():
     maps = masks.astype(np.float32)
     maps[0] *= -1  # one large region is missed, three single pixels are found
     assert m.aupro(maps, masks) == pytest.approx(0.75)
-    tails = b._tails(maps, masks, b._edges(maps, masks, 16, np.random.default_rng(0)))
-    drawn = b._binned_metrics(np.array([[1, 1], [2, 0], [0, 2]]), tails, 0.3)
+    tails = draws.map_tails(maps, masks, draws.bin_edges(maps, masks, 16, np.random.default_rng(0)))
+    drawn = draws.metrics_of_maps(np.array([[1, 1], [2, 0], [0, 2]]), tails, 0.3)
     assert drawn[3] == pytest.approx([0.75, 0, 1])
 
 
@@ -264,45 +253,35 @@ def test_two_hundred_maps_take_seconds():
     began = time.process_time()
     found = b.pixel_bootstrap(maps, masks)
     assert time.process_time() - began < 10
-    assert quantised(maps, masks, 2048) == pytest.approx(
-        [i.value for i in found.values()], abs=1e-3
-    )
+    values = [interval.value for interval in found.values()]
+    assert quantised(maps, masks, 2048) == pytest.approx(values, abs=1e-3)
 
 
 def test_image_metrics_have_exact_values_and_the_draws_of_a_loop():
     rng = np.random.default_rng(0)
     labels = rng.random(40) < 0.5
     scores = np.round(labels + rng.standard_normal(40), 1)  # with ties
-    found, seen = b.image_bootstrap(scores, labels, n=3000), {}
+    found = b.image_bootstrap(scores, labels, n=3000)
     for name, metric in (("auroc", m.auroc), ("ap", m.average_precision), ("f1max", m.f1max)):
         interval = found[f"image_{name}"]
         assert interval.value == metric(scores, labels)
-        looped = b.bootstrap(
-            scores, labels, lambda s, y, metric=metric: metric(s, y), n=3000, seed=1
-        )
+        looped = b.bootstrap(scores, labels, lambda s, y, f=metric: f(s, y), n=3000, seed=1)
         assert interval[1:] == pytest.approx(looped[1:], abs=0.012)
-        seen[name] = interval
-    assert (
-        found
-        == b.image_bootstrap(scores, labels, n=3000)
-        != b.image_bootstrap(scores, labels, n=3000, seed=1)
-    )
-    assert b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value == pytest.approx(
-        seen["auroc"].value
-    )
+    assert found == b.image_bootstrap(scores, labels, n=3000)
+    assert found != b.image_bootstrap(scores, labels, n=3000, seed=1)
+    turned = b.image_bootstrap(-scores, ~labels, n=3000)["image_auroc"].value
+    assert turned == pytest.approx(found["image_auroc"].value)
 
 
 def from_a_table(scores, labels, n, seed):
     """The same intervals from counts (n, B) times a table (B, K), as long as it fits in memory."""
     rng, counts = np.random.default_rng(seed), np.empty((n, len(scores)), int)
-    for rows in b._classes(labels):
-        counts[:, rows] = b._times(len(rows), n, rng)
+    for rows in draws.class_rows(labels):
+        counts[:, rows] = draws.draw_counts(len(rows), n, rng)
     atleast = scores[:, None] >= np.unique(scores)[::-1]
     tails = np.stack([atleast & ~labels[:, None], *[atleast & labels[:, None]] * 2]).astype(float)
-    draws = np.concatenate(
-        [b._binned_metrics(counts[i : i + 64], tails, 1.0)[:3] for i in range(0, n, 64)], axis=1
-    )
-    return [b._interval(0, drawn, 0.95)[1:] for drawn in draws]
+    blocks = [draws.metrics_of_maps(counts[i : i + 64], tails, 1.0) for i in range(0, n, 64)]
+    return [b._interval(0, drawn, 0.95)[1:] for drawn in np.concatenate(blocks, axis=1)[:3]]
 
 
 def test_image_intervals_are_bit_for_bit_those_of_a_table():
@@ -342,7 +321,6 @@ def test_draws_without_a_normal_pixel_are_left_out_and_the_value_stays():
     maps, masks = rng.random((2, 8, 8)), np.zeros((2, 8, 8), bool)
     masks[0], masks[1, :2, :2] = True, True
     found = b.pixel_bootstrap(maps, masks, n=200)
-    assert all(
-        np.isfinite(interval).all() and interval.low <= interval.high for interval in found.values()
-    )
+    for interval in found.values():
+        assert np.isfinite(interval).all() and interval.low <= interval.high
     assert found["pixel_auroc"].value == pytest.approx(m.auroc(maps, masks))

@@ -28,7 +28,7 @@ PIXEL = {
     "aupro_200thresholds": m.aupro_200,
 }
 examples = settings(deadline=None, max_examples=60, derandomize=True)
-# Few levels, so that there are ties; they stay distinct under the transforms below, also in float32.
+# Few levels, so that there are ties; they stay distinct under the transforms below, in float32 too.
 levels = arrays(np.float32, (3, 6, 5), elements=st.integers(-6, 6).map(float))
 drawings = arrays(bool, (3, 6, 5), elements=st.booleans()).filter(lambda y: y.any() and not y.all())
 
@@ -66,9 +66,8 @@ def test_pixel_parity(case, name):
 def test_exact_aupro_agrees_with_anomalib_and_mvtec_script(case):
     found = m.aupro(PARITY[f"{case}_scores"], PARITY["masks"])
     for program in ("anomalib", "mvtec"):  # float32 sums inside
-        assert found == pytest.approx(
-            float(PARITY[f"{case}_aupro_{program}_limit0.3_f64"]), abs=1e-7
-        )
+        theirs = float(PARITY[f"{case}_aupro_{program}_limit0.3_f64"])
+        assert found == pytest.approx(theirs, abs=1e-7)
 
 
 def test_image_parity():
@@ -118,9 +117,8 @@ def test_against_scikit_learn_and_brute_force(scores, masks):
     precision, recall, thresholds = precision_recall_curve(y, s)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     assert m.auroc(scores, masks) == pytest.approx(roc_auc_score(y, s), abs=1e-12)
-    assert m.average_precision(scores, masks) == pytest.approx(
-        average_precision_score(y, s), abs=1e-12
-    )
+    ap = average_precision_score(y, s)
+    assert m.average_precision(scores, masks) == pytest.approx(ap, abs=1e-12)
     assert m.aupr_trapezoid(scores, masks) == pytest.approx(auc(recall, precision), abs=1e-12)
     assert m.f1max(scores, masks) == pytest.approx(f1.max(), abs=1e-12)
     hot = s >= m.f1max_threshold(scores, masks)
@@ -143,9 +141,8 @@ def test_increasing_transforms_change_nothing(scores, masks, transform):
 def test_order_of_images_changes_nothing(scores, masks, random):
     order = random.sample(range(3), 3)
     for function in ALL:
-        assert function(scores[order], masks[order]) == pytest.approx(
-            function(scores, masks), abs=1e-12
-        )
+        moved = function(scores[order], masks[order])
+        assert moved == pytest.approx(function(scores, masks), abs=1e-12)
 
 
 @examples
@@ -154,9 +151,8 @@ def test_perfect_inverted_and_constant_maps(masks):
     assert m.aupro(masks.astype(np.float32), masks) == pytest.approx(1)
     assert m.aupro(-masks.astype(np.float32), masks) == pytest.approx(0, abs=1e-12)
     constant = np.full(masks.shape, 0.7, np.float32)
-    for name, function in zip(
-        ["auroc", "ap", "f1max", "aupro"], [ALL[i] for i in (0, 1, 3, 4)], strict=True
-    ):
+    names = {"auroc": m.auroc, "ap": m.average_precision, "f1max": m.f1max, "aupro": m.aupro}
+    for name, function in names.items():
         assert function(constant, masks) == pytest.approx(m.chance(f"pixel_{name}", masks)), name
 
 
@@ -212,9 +208,8 @@ def test_evaluate_arrays():
     found = m.evaluate_arrays(image_scores, labels, maps, masks)
     kinds = ["auroc", "ap", "f1max"]
     assert list(found) == [f"image_{k}" for k in kinds] + [f"pixel_{k}" for k in kinds] + ["aupro"]
-    assert found["aupro"] == m.aupro(maps, masks) and found["pixel_ap"] == m.average_precision(
-        maps, masks
-    )
+    assert found["aupro"] == m.aupro(maps, masks)
+    assert found["pixel_ap"] == m.average_precision(maps, masks)
     assert found["image_auroc"] == roc_auc_score(labels, image_scores)
     assert list(m.evaluate_arrays(image_scores, labels)) == list(found)[:3]
 
@@ -250,6 +245,8 @@ def test_wrong_options_are_errors():
         m.aupro(scores, masks, limit=30)
     with pytest.raises(ValueError, match="4 or 8"):
         m.aupro(scores, masks, connectivity=6)
+    with pytest.raises(ValueError, match="labels are missing"):
+        m.auroc(scores)
     with pytest.raises(ValueError, match="chance level"):
         m.chance("accuracy", masks)
     with pytest.raises(ValueError, match="give labels"):
@@ -258,24 +255,21 @@ def test_wrong_options_are_errors():
 
 def test_chance_levels():
     labels = np.repeat([0, 1], [467, 1258])  # MVTec AD, all test images together
-    assert (
-        m.chance("image_auroc") == 0.5
-        and m.chance("aupro") == 0.15
-        and m.chance("aupro", limit=1) == 0.5
-    )
+    assert m.chance("image_auroc") == 0.5
+    assert m.chance("aupro") == 0.15 and m.chance("aupro", limit=1) == 0.5
     assert m.chance("image_ap", labels) == pytest.approx(1258 / 1725)
     assert m.chance("image_f1max", labels) == pytest.approx(2 * 1258 / (1725 + 1258))
 
 
-def test_a_thousand_maps_fit_in_time_and_memory():
+def test_two_hundred_maps_fit_in_time_and_memory():
     rng = np.random.default_rng(0)
-    maps = rng.standard_normal((1000, 256, 256), dtype=np.float32)
+    maps = rng.standard_normal((200, 256, 256), dtype=np.float32)
     masks = np.zeros(maps.shape, bool)
-    masks[:700, 100:140, 90:150] = True
+    masks[:140, 100:140, 90:150] = True
     maps[masks] += 1
     tracemalloc.start()
     began = time.process_time()
     assert 0.4 < m.aupro(maps, masks) < 0.8
-    assert time.process_time() - began < 20
-    assert tracemalloc.get_traced_memory()[1] < 1.5e9
+    assert time.process_time() - began < 8
+    assert tracemalloc.get_traced_memory()[1] < 0.3e9
     tracemalloc.stop()

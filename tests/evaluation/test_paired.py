@@ -8,23 +8,19 @@ from vlmad_utils.evaluation import metrics as m
 
 
 def two_methods(rng, images=40, shift=1.0, shared=1.5):
-    """Scores of two equally good methods that find the same images hard, and labels."""
+    """Scores, with ties, of two equally good methods that find the same images hard; labels."""
     labels = np.repeat([0, 1], images // 2)
-    hard = shared * rng.standard_normal(images)
-    return *(
-        np.round(shift * labels + hard + rng.standard_normal(images), 1) for _ in range(2)
-    ), labels  # rounded: ties
+    shared = shift * labels + shared * rng.standard_normal(images)
+    a, c = (np.round(shared + rng.standard_normal(images), 1) for _ in range(2))
+    return a, c, labels
 
 
 def test_value_is_the_difference_of_the_metrics():
     a, c, labels = two_methods(np.random.default_rng(0))
     found = b.paired({"x": (a, c, labels)}, n=500)
     assert found.value == pytest.approx(m.auroc(a, labels) - m.auroc(c, labels), abs=1e-12)
-    assert (
-        found
-        == b.paired({"x": (a, c, labels)}, n=500)
-        != b.paired({"x": (a, c, labels)}, n=500, seed=1)
-    )
+    assert found == b.paired({"x": (a, c, labels)}, n=500)
+    assert found != b.paired({"x": (a, c, labels)}, n=500, seed=1)
     narrow = b.paired({"x": (a, c, labels)}, n=500, level=0.5)
     assert found.low < narrow.low < narrow.high < found.high and found.p == narrow.p
 
@@ -33,30 +29,24 @@ def test_draws_are_those_of_a_loop_over_images():
     a, c, labels = two_methods(np.random.default_rng(1))
     rng, draws = np.random.default_rng(2), []
     for _ in range(2000):
-        drawn = np.concatenate(
-            [rng.choice(np.flatnonzero(labels == side), (labels == side).sum()) for side in (0, 1)]
-        )
+        sides = (np.flatnonzero(labels == side) for side in (0, 1))
+        drawn = np.concatenate([rng.choice(rows, len(rows)) for rows in sides])
         draws.append(m.auroc(a[drawn], labels[drawn]) - m.auroc(c[drawn], labels[drawn]))
-    assert b.paired({"x": (a, c, labels)})[1:3] == pytest.approx(
-        np.quantile(draws, [0.025, 0.975]), abs=0.012
-    )
+    expected = np.quantile(draws, [0.025, 0.975])
+    assert b.paired({"x": (a, c, labels)})[1:3] == pytest.approx(expected, abs=0.012)
 
 
 def test_pairing_makes_the_interval_narrower():
     a, c, labels = two_methods(np.random.default_rng(3), shared=4)
-    apart = (
-        sum((lambda i: ((i.high - i.low) / 2) ** 2)(b.bootstrap(s, labels)) for s in (a, c)) ** 0.5
-    )
+    widths = [interval.high - interval.low for interval in (b.bootstrap(s, labels) for s in (a, c))]
     found = b.paired({"x": (a, c, labels)})
-    assert (found.high - found.low) / 2 < 0.7 * apart
+    assert found.high - found.low < 0.7 * np.hypot(*widths)
 
 
 def test_swapping_methods_turns_the_sign():
     a, c, labels = two_methods(np.random.default_rng(4))
     one, other = b.paired({"x": (a, c, labels)}), b.paired({"x": (c, a, labels)})
-    assert (other.value, other.low, other.high, other.p) == pytest.approx(
-        (-one.value, -one.high, -one.low, one.p)
-    )
+    assert other == pytest.approx((-one.value, -one.high, -one.low, one.p))
 
 
 def test_several_draws_of_references_are_averaged():
@@ -64,21 +54,18 @@ def test_several_draws_of_references_are_averaged():
     a, c, labels = two_methods(rng)
     more = np.stack([a, a + rng.standard_normal(len(a))])
     found = b.paired({"x": (more, c, labels)})
-    assert found.value == pytest.approx(
-        np.mean([m.auroc(s, labels) for s in more]) - m.auroc(c, labels)
-    )
-    assert b.paired({"x": (np.stack([a, a, a]), c, labels)}) == pytest.approx(
-        b.paired({"x": (a, c, labels)})
-    )
+    mean = np.mean([m.auroc(s, labels) for s in more])
+    assert found.value == pytest.approx(mean - m.auroc(c, labels))
+    same = b.paired({"x": (np.stack([a, a, a]), c, labels)})
+    assert same == pytest.approx(b.paired({"x": (a, c, labels)}))
 
 
 def test_macro_mean_and_order_of_categories():
     rng = np.random.default_rng(6)
     groups = {name: two_methods(rng, images) for name, images in (("x", 20), ("y", 60))}
     found = b.paired(groups)
-    assert found.value == pytest.approx(
-        np.mean([m.auroc(a, y) - m.auroc(c, y) for a, c, y in groups.values()])
-    )
+    gaps = [m.auroc(a, y) - m.auroc(c, y) for a, c, y in groups.values()]
+    assert found.value == pytest.approx(np.mean(gaps))
     assert found == b.paired(dict(reversed(groups.items())))
 
 

@@ -1,4 +1,4 @@
-"""Metrics, chance levels, intervals and paired differences, thresholds: functions of two arrays."""
+"""Metrics, chance levels, intervals, paired differences, thresholds: functions of two arrays."""
 
 from .intervals import (
     Difference,
@@ -10,7 +10,6 @@ from .intervals import (
     pixel_bootstrap,
 )
 from .metrics import (
-    Ranking,
     aupr_trapezoid,
     aupro,
     aupro_200,
@@ -20,9 +19,8 @@ from .metrics import (
     evaluate_arrays,
     f1max,
     f1max_threshold,
-    rank,
-    region_weights,
 )
+from .ranking import Ranking, rank, region_weights
 from .thresholds import conformal_threshold
 
 __all__ = [
