@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from vlmad_utils import paths, report
-from vlmad_utils.report import figures
+from vlmad_utils.report import style
 
 plt.switch_backend("Agg")
 RNG = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_pictures_are_saved_with_their_licence_once(tmp_path):
         low = fig.get_figheight()
         report.save_figure(fig, "sheet", "Pictures.", out=tmp_path, licence="MIT")
         assert [t.get_text() for t in fig.texts] == ["Pictures: MIT"]
-        assert fig.get_figheight() - low == pytest.approx(0 if licence else figures.FOOT)
+        assert fig.get_figheight() - low == pytest.approx(0 if licence else style.FOOT)
     fig = report.save_figure(report.contact_sheet(list(IMAGES)), "sheet", "Pictures.", out=tmp_path)
     assert not fig.texts
 

@@ -1,20 +1,9 @@
 """Figures, tables and the inspection sheet; nothing here knows how scores were made."""
 
-from .figures import (
-    ANOMALOUS,
-    COLUMN,
-    HEAT,
-    METHODS,
-    NORMAL,
-    PAGE,
-    STYLE,
-    contact_sheet,
-    metric_bars,
-    overlay,
-    save_figure,
-    score_strip,
-)
+from .figures import contact_sheet, metric_bars, overlay, score_strip
+from .saving import save_figure
 from .sheet import contact_sheet_html, heat_over_image
+from .style import ANOMALOUS, COLUMN, HEAT, METHODS, NORMAL, PAGE, STYLE
 from .tables import load_table, published, quote, save_table
 
 __all__ = [

@@ -1,19 +1,25 @@
-"""Tables that notebooks leave for the report, and published numbers, which are never mixed with measured ones."""
+"""Tables that notebooks leave for the report, and published numbers, which stay apart from them."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 
 from .. import paths
 
 
-def save_table(frame, name):
-    """Write a tidy table as ``<name>.csv``, numbers to 6 digits, at once or not at all; returns the frame.
+def save_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Write a tidy table as ``<name>.csv``, numbers to 6 digits, and return it unchanged.
+
+    The file appears whole or not at all.
 
     Parameters
     ----------
-    frame : DataFrame; every column becomes text in the file
-    name : of the table, beginning with its notebook's number, e.g. "22_shots", or that of the module that makes it
+    frame : every column becomes text in the file; the index is left out
+    name : of the table; begins with its notebook's number, e.g. "22_shots", or is the name of the
+        module that makes it
 
     Raises
     ------
@@ -21,15 +27,14 @@ def save_table(frame, name):
     """
     if not len(frame):
         raise ValueError(f"the table {name!r} is empty: nothing was written")
-    with paths.atomic_write(
-        paths.results_dir() / f"{name}.csv", "set VLMAD_RESULTS to a folder that can be written"
-    ) as temporary:
+    advice = "set VLMAD_RESULTS to a folder that can be written"
+    with paths.atomic_write(paths.results_dir() / f"{name}.csv", advice) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     return frame
 
 
-def load_table(name):
-    """The table that :func:`save_table` wrote.
+def load_table(name: str) -> pd.DataFrame:
+    """Return the table that :func:`save_table` wrote.
 
     Raises
     ------
@@ -37,25 +42,24 @@ def load_table(name):
     """
     path = paths.results_dir() / f"{name}.csv"
     if not path.exists():
-        wanted = (
-            f"the notebook whose name begins with {name[:2]}"
-            if name[:2].isdigit()
-            else f"make {name}"
-        )
-        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run {wanted} first")
+        notebook = f"the notebook whose name begins with {name[:2]}"
+        maker = notebook if name[:2].isdigit() else f"make {name}"
+        raise FileNotFoundError(f"no table {path.name} in {path.parent.name}/: run {maker} first")
     return pd.read_csv(path)
 
 
-def published(**where):
-    """Published results with their sources (data/published_results.csv), in the units of the papers (per cent).
+def published(**where: str | Sequence[str]) -> pd.DataFrame:
+    """Return published results with their sources, in the units of the papers (per cent).
 
     Parameters
     ----------
-    where : column = value or list of values, e.g. method="WinCLIP", dataset=["MVTec-AD", "VisA"], category="mean"
+    where : column = value or list of values, e.g. method="WinCLIP",
+        dataset=["MVTec-AD", "VisA"], category="mean"
 
     Returns
     -------
-    DataFrame: method, setting, dataset, category, task, metric, value, std, source, evidence
+    Columns method, setting, dataset, category, task, metric, value, std, source, evidence, from
+    data/published_results.csv
 
     Raises
     ------
@@ -65,38 +69,46 @@ def published(**where):
     for column, value in where.items():
         if column not in table:
             raise ValueError(
-                f"published results have no column {column!r}; found {', '.join(table)}"
+                f"published results have no column {column!r}; found {', '.join(table.columns)}"
             )
         known = table[column].unique()
         table = table[table[column].isin([value] if isinstance(value, str) else value)]
         if table.empty:
             raise ValueError(
-                f"no published result has {column} = {value!r}; here it takes {', '.join(map(str, known[:30]))}"
+                f"no published result has {column} = {value!r}; here it takes "
+                f"{', '.join(map(str, known[:30]))}"
             )
     return table.reset_index(drop=True)
 
 
-def quote(index, columns, **where):
-    """Published results as a wide table of text, blank where nothing was published; for :func:`published`'s ``where``.
+def quote(
+    index: str | list[str], columns: str | list[str], **where: str | Sequence[str]
+) -> pd.DataFrame:
+    """Return published results as a wide table of text, blank where nothing was published.
 
     Parameters
     ----------
-    index, columns : names of columns that make rows and columns, e.g. ["method", "source"] and ["dataset", "metric"]
+    index, columns : columns of :func:`published` that make rows and columns, e.g.
+        ["method", "source"] and ["dataset", "metric"]
+    where : as in :func:`published`
     """
     table = published(**where)
     table["value"] = table["value"].map("{:.1f}".format)
-    wide = table.pivot_table(
-        index=index, columns=columns, values="value", aggfunc="first", fill_value=""
-    )
-    return wide.sort_index(
-        key=lambda level: level.map(lambda name: re.sub(r"\d+", lambda n: n[0].zfill(6), name))
-    )  # 2-shot before 16-shot
+    first = cast(Any, "first")  # pandas' types do not know it
+    wide = table.pivot_table("value", index, columns, aggfunc=first, fill_value="")
+    return wide.sort_index(key=lambda level: level.map(_in_counting_order))
 
 
-def _published_file():
+def _in_counting_order(name: str) -> str:
+    """Return a key that sorts 2-shot before 16-shot."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(6), name)
+
+
+def _published_file() -> Path:
     root = paths.checkout()
     if root is None:
         raise FileNotFoundError(
-            "published results lie in the repository (data/published_results.csv): work in a checkout of it"
+            "published results lie in the repository (data/published_results.csv): work in a "
+            "checkout of it"
         )
     return root / "data" / "published_results.csv"
