@@ -15,7 +15,7 @@ COLUMN, PAGE = 3.3, 6.9  # inches: one text column, the whole page
 FOOT = 0.15  # inches, for the licence of images
 NORMAL: dict[str, Any] = {"color": "#0173B2", "marker": "o"}
 ANOMALOUS: dict[str, Any] = {"color": "#DE8F05", "marker": "^"}
-# The rest of the style's cycle.
+# The rest of the style's cycle, and one more.
 METHODS = ["#029E73", "#CC78BC", "#56B4E9", "#CA9161", "#949494", "#ECE133"]
 # Low scores are nearly clear, so that the image is seen. The middle of cividis would be grey, as
 # the image is.
