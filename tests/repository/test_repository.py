@@ -1,4 +1,4 @@
-"""The repository: one place for versions, a README that fits the notebooks, no machine's path, notebooks fit to read."""
+"""The repository: one place for versions, a README that fits, notebooks that are fit to read."""
 
 import re
 import subprocess
