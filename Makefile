@@ -1,10 +1,11 @@
 # make figures   fetch data, run every notebook, write figures/ and data/results/
-# make check     lint, format, types and all quick tests: minutes, before each commit
+# make check     lint, format, types and the quick tests: minutes, before each commit
 # make test      all tests, then the notebooks as tests (nbmake)
 # make lab       JupyterLab in the same environment
 # make bench     time and memory as ratios within one run, into data/results/bench.csv
 # make embedded  retrain the embedded vision-language model
 # make notebooks execute the committed notebooks in place, renew README's table and navigation
+# make data      fetch and check the data; make clean removes the feature store and builds
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -13,17 +14,17 @@ READY := $(VENV)/.vlmad-installed
 JOBS ?= 2
 SHARE = OMP_NUM_THREADS=$$($(RUN) -c "import os; print(max(1, os.cpu_count() // $(JOBS)))")
 NBMAKE = -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=3600
-# 40 measures time and 90 reads what the others stored: they run last, by themselves
+# 40 measures time and 90 reads what the others stored: they run last, one after the other, on all cores
+LAST = notebooks/40_*.ipynb notebooks/90_*.ipynb
 TOGETHER = $(SHARE) $(RUN) $(NBMAKE) -n $(JOBS) --maxschedchunk=1 --ignore-glob='*/40_*' --ignore-glob='*/90_*'
-LAST = $(RUN) $(NBMAKE)
-ALONE = notebooks/40_*.ipynb notebooks/90_*.ipynb
+ALONE = $(RUN) $(NBMAKE)
 
 .PHONY: figures check test lab bench embedded notebooks data clean
 .DELETE_ON_ERROR:
 
 figures: data
 	$(TOGETHER) --ignore=notebooks/solutions notebooks
-	$(LAST) $(ALONE)
+	$(ALONE) $(LAST)
 
 check: data
 	$(RUN) -m ruff check
@@ -35,7 +36,7 @@ check: data
 test: data
 	$(SHARE) $(RUN) -m pytest -n $(JOBS) tests
 	$(TOGETHER) notebooks
-	$(LAST) $(ALONE)
+	$(ALONE) $(LAST)
 	$(RUN) -m pytest tests/notebooks/test_results.py
 
 lab: $(READY)
@@ -49,7 +50,7 @@ embedded: data
 
 notebooks: data
 	$(TOGETHER) --overwrite notebooks
-	$(LAST) --overwrite $(ALONE)
+	$(ALONE) --overwrite $(LAST)
 	$(RUN) notebooks/publish.py
 
 data: $(READY)
@@ -61,4 +62,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf build data/store
+	rm -rf build dist data/store
