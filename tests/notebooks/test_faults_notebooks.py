@@ -13,25 +13,16 @@ from vlmad_utils import data, paths
 from vlmad_utils import store as stores
 from vlmad_utils.data import fetch
 
-# ---- use in notebooks ----------------------------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory):
-    """What one process saw that ran elsewhere, from a checkout that cannot be written, without a home folder."""
+    """What a process saw that ran elsewhere, with a read-only checkout and without a home."""
     if os.name != "posix":
         pytest.skip("POSIX permissions")
     checkout, here = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(
-        faults.ROOT / "vlmad_utils",
-        checkout / "vlmad_utils",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    shutil.copytree(
-        faults.ROOT / "vlmad_procedural",
-        checkout / "vlmad_procedural",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("vlmad_utils", "vlmad_procedural"):
+        shutil.copytree(faults.ROOT / name, checkout / name, ignore=ignore)
     (checkout / "data").mkdir()
     (checkout / "notebooks").mkdir()
     shutil.copy(faults.ROOT / "pyproject.toml", checkout)
@@ -57,9 +48,8 @@ def used(tmp_path_factory):
 
 
 def test_works_from_any_folder_without_home_and_display(used):
-    assert (
-        used["rows"] == 7 and used["absolute"] and used["after"]
-    )  # the index is good after another change of the folder
+    assert used["rows"] == 7 and used["absolute"]
+    assert used["after"]  # the index is good after another change of the folder
     assert used["backend"].lower() == "agg" and used["figure"] is None
 
 
@@ -67,15 +57,9 @@ def test_opens_no_port_and_connects_to_nothing(used):
     assert used["opened"] == []
 
 
-@cases(
-    ("features.encode",),
-    ("data.check",),
-    ("training.fit",),
-    ("study.run",),
-    named=True,
-)
-def test_bars_are_off_when_tqdm_is_disabled(used, case):
-    assert used["bars"][case[0]] == ""
+@pytest.mark.parametrize("call", ["features.encode", "data.check", "training.fit", "study.run"])
+def test_bars_are_off_when_tqdm_is_disabled(used, call):
+    assert used["bars"][call] == ""
 
 
 @cases(
