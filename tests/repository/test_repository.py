@@ -9,6 +9,7 @@ import publish as book
 import pytest
 import yaml
 
+import vlmad_utils
 from vlmad_procedural import DEFECT_TYPES, FAMILIES
 
 SOLUTIONS = sorted((book.NOTEBOOKS / "solutions").glob("*.ipynb"))
@@ -26,6 +27,15 @@ def tracked():
     ]
 
 
+def found_in_texts(pattern):
+    """{file: first hit} of a pattern in the text files of the repository."""
+    hits = {}
+    for path in tracked():
+        if path.suffix not in (".png", ".pdf", ".safetensors", ".npz"):
+            hits[path.name] = pattern.search(path.read_text(encoding="utf-8", errors="ignore"))
+    return {name: hit.group(0) for name, hit in hits.items() if hit}
+
+
 def test_environment_only_points_at_pyproject():
     environment = yaml.safe_load((book.ROOT / "environment.yml").read_text())
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
@@ -41,11 +51,13 @@ def test_every_dependency_has_a_lower_bound_and_no_upper():
     assert all(re.fullmatch(r"[\w-]+>=[\d.]+", d) for d in wanted)
 
 
-def test_ci_calls_the_readmes_test_command():
-    assert (
-        "make test" in (book.ROOT / ".ci/run").read_text()
-        and "make test" in (book.ROOT / "README.md").read_text()
-    )
+def test_versions_agree():
+    version = PROJECT["version"]
+    cited = yaml.safe_load((book.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (book.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest, date = re.search(r"(?m)^## \[([\d.]+)\] - ([\d-]+)", changes).groups()
+    assert {version} == {vlmad_utils.__version__, cited["version"], newest}
+    assert str(cited["date-released"]) == date
 
 
 def test_readme_table_is_up_to_date():
@@ -56,11 +68,14 @@ def test_readme_table_is_up_to_date():
 
 def test_no_machine_path_in_the_repository():
     pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|work)/[\w.-]+/[\w./-]+")
-    for path in tracked():
-        if path.suffix in (".png", ".pdf", ".safetensors", ".npz"):
-            continue
-        found = pattern.search(path.read_text(encoding="utf-8", errors="ignore"))
-        assert not found, f"{path.name}: {found.group(0)}"
+    assert not found_in_texts(pattern)
+
+
+def test_no_host_of_a_package_registry_or_vulnerability_database():
+    names = ("pypi org", "pypi python org", "pythonhosted org", "osv dev", "anaconda org")
+    names += ("npmjs org", "npmjs com", "crates io", "nvd nist gov")  # with spaces: not a hit here
+    pattern = re.compile("|".join(name.replace(" ", r"\.") for name in names), re.IGNORECASE)
+    assert not found_in_texts(pattern), "name the package, version, file and hash instead"
 
 
 @pytest.mark.parametrize("path", book.notebooks(), ids=lambda p: p.stem)
