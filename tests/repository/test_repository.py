@@ -32,7 +32,8 @@ def found_in_texts(pattern):
     hits = {}
     for path in tracked():
         if path.suffix not in (".png", ".pdf", ".safetensors", ".npz"):
-            hits[path.name] = pattern.search(path.read_text(encoding="utf-8", errors="ignore"))
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            hits[path.relative_to(book.ROOT).as_posix()] = pattern.search(text)
     return {name: hit.group(0) for name, hit in hits.items() if hit}
 
 
