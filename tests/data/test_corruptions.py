@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vlmad_utils import data
 import vlmad_procedural as procedural
+from vlmad_utils import data
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,16 @@ def test_an_index_keeps_its_references_and_gets_new_test_pictures(tmp_path):
     procedural.write(tmp_path / "set", ["mesh"], n_train=2, n_good=1, n_defect=1, size=32)
     index = data.index("folder", root=tmp_path / "set")
     moved = data.corrupted(index, "brightness", 2, tmp_path / "moved")
-    assert moved.drop(columns=["image_path", "mask_path"]).equals(index.drop(columns=["image_path", "mask_path"]))
+    assert moved.drop(columns=["image_path", "mask_path"]).equals(
+        index.drop(columns=["image_path", "mask_path"])
+    )
     for before, after in zip(index.itertuples(), moved.itertuples()):
         if before.split == "train":
             assert after.image_path == before.image_path
         else:
-            assert data.read_image(after.image_path) == pytest.approx(data.read_image(before.image_path) / 2, abs=0.6)
+            assert data.read_image(after.image_path) == pytest.approx(
+                data.read_image(before.image_path) / 2, abs=0.6
+            )
     assert moved["mask_path"].isna().all()
 
 

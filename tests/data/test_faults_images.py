@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlmad_utils import data
-from vlmad_utils.data import images
-from vlmad_utils.data import DataError
+from vlmad_utils.data import DataError, images
 
 # ---- pictures that are odd, but can be read ------------------------------------------------------------------------------
 
@@ -36,7 +35,9 @@ def frames(path, **options):
 def turned(path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16, axis=0).repeat(16, axis=1)).save(path, exif=exif, quality=95)  # 16 x 32
+    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16, axis=0).repeat(16, axis=1)).save(
+        path, exif=exif, quality=95
+    )  # 16 x 32
 
 
 BLACK, SHADE = [0, 0, 0], [120, 120, 120]
@@ -46,10 +47,34 @@ READ = [  # name, file, how it is written, (H, W), pixel at the top left
     ("10 x 20,000", "x.jpg", lambda p: save(p, grey(20000, 10)), (20000, 10), SHADE),
     ("PNG called .jpg", "x.jpg", lambda p: save(p, grey(4, 5), format="png"), (4, 5), SHADE),
     ("GIF called .png", "x.png", lambda p: save(p, grey(4, 5), format="gif"), (4, 5), SHADE),
-    ("extension in capitals", "x.JPeG", lambda p: save(p, grey(4, 5), format="jpeg"), (4, 5), SHADE),
-    ("16-bit RGB", "x.png", lambda p: p.write_bytes(faults.png(1, 1, 16, 2, [b"\x78\xff\x78\xff\x78\xff"])), (1, 1), SHADE),
-    ("16-bit RGBA, clear", "x.png", lambda p: p.write_bytes(faults.png(1, 1, 16, 6, [b"\x78\xff" * 3 + b"\0\0"])), (1, 1), [255] * 3),
-    ("CMYK TIFF", "x.tif", lambda p: Image.new("CMYK", (5, 4), (0, 0, 0, 255)).save(p), (4, 5), BLACK),
+    (
+        "extension in capitals",
+        "x.JPeG",
+        lambda p: save(p, grey(4, 5), format="jpeg"),
+        (4, 5),
+        SHADE,
+    ),
+    (
+        "16-bit RGB",
+        "x.png",
+        lambda p: p.write_bytes(faults.png(1, 1, 16, 2, [b"\x78\xff\x78\xff\x78\xff"])),
+        (1, 1),
+        SHADE,
+    ),
+    (
+        "16-bit RGBA, clear",
+        "x.png",
+        lambda p: p.write_bytes(faults.png(1, 1, 16, 6, [b"\x78\xff" * 3 + b"\0\0"])),
+        (1, 1),
+        [255] * 3,
+    ),
+    (
+        "CMYK TIFF",
+        "x.tif",
+        lambda p: Image.new("CMYK", (5, 4), (0, 0, 0, 255)).save(p),
+        (4, 5),
+        BLACK,
+    ),
     ("palette, alpha of each entry", "x.png", alpha_palette, (1, 3), [255] * 3),
     ("EXIF turned JPEG", "x.jpg", turned, (32, 16), BLACK),
     ("animated PNG", "x.png", frames, (4, 5), BLACK),
@@ -97,12 +122,33 @@ REFUSED = [  # name, file, how it is written, what the error says
     ("header of a JPEG only", "x.jpg", lambda p: cut(p, 0.01), "cannot be read"),
     ("flipped bit in the pixels", "x.png", lambda p: flip(p, 3000), "cannot be read"),
     ("flipped bit in the header", "x.png", lambda p: flip(p, 18), "cannot be read"),
-    ("PDF called .jpg", "x.jpg", lambda p: p.write_bytes(b"%PDF-1.7\n" + b"x" * 500), "cannot identify"),
-    ("web page called .png", "x.png", lambda p: p.write_text("<!DOCTYPE html><title>404</title>"), "cannot identify"),
-    ("decompression bomb", "x.png", lambda p: p.write_bytes(faults.png(60000, 60000, 8, 2, [b""])), "DecompressionBomb"),
+    (
+        "PDF called .jpg",
+        "x.jpg",
+        lambda p: p.write_bytes(b"%PDF-1.7\n" + b"x" * 500),
+        "cannot identify",
+    ),
+    (
+        "web page called .png",
+        "x.png",
+        lambda p: p.write_text("<!DOCTYPE html><title>404</title>"),
+        "cannot identify",
+    ),
+    (
+        "decompression bomb",
+        "x.png",
+        lambda p: p.write_bytes(faults.png(60000, 60000, 8, 2, [b""])),
+        "DecompressionBomb",
+    ),
     ("link to itself", "x.png", lambda p: p.symlink_to(p.name), "x.png", posix),
     ("link to nowhere", "x.png", lambda p: p.symlink_to("gone.png"), "no such file", posix),
-    ("strange name", "a 'b' \"c\"\nd ü 検.png", lambda p: p.write_bytes(b""), "cannot identify", posix),
+    (
+        "strange name",
+        "a 'b' \"c\"\nd ü 検.png",
+        lambda p: p.write_bytes(b""),
+        "cannot identify",
+        posix,
+    ),
 ]
 
 
@@ -110,8 +156,13 @@ REFUSED = [  # name, file, how it is written, what the error says
 def test_bad_pictures_are_named_and_the_others_kept(tmp_path, case):
     name, write, words = case
     root = mvtec_tree(tmp_path / "set", n=2)
-    for seed, path in enumerate(sorted(root.rglob("*.png"))):  # all different, as equal pictures are stored once
-        save(path, np.full((24, 32), 255, np.uint8) if path.stem.endswith("_mask") else faults.noise(seed))
+    for seed, path in enumerate(
+        sorted(root.rglob("*.png"))
+    ):  # all different, as equal pictures are stored once
+        save(
+            path,
+            np.full((24, 32), 255, np.uint8) if path.stem.endswith("_mask") else faults.noise(seed),
+        )
     whole = data.index("mvtec", root)
     bad = root / "bottle/test/good" / name
     write(bad)
@@ -132,15 +183,23 @@ def test_bad_pictures_are_named_and_the_others_kept(tmp_path, case):
     stored = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.safetensors")}
     with pytest.warns(UserWarning, match="left out"):
         assert len(encode(paths, tmp_path / "store", on_error="skip")) == 6
-    assert stored == {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.safetensors")} and len(stored) == 12
+    assert (
+        stored == {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.safetensors")}
+        and len(stored) == 12
+    )
 
 
 @few_examples
-@given(st.sampled_from(["png", "jpg", "webp", "tif", "bmp", "gif"]),
-       st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6),
-       st.integers(0, 3000))
+@given(
+    st.sampled_from(["png", "jpg", "webp", "tif", "bmp", "gif"]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6),
+    st.integers(0, 3000),
+)
 def test_any_damage_is_read_or_named(kind, changes, length):
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 10_000  # a changed size must not fill the memory here
+    limit, Image.MAX_IMAGE_PIXELS = (
+        Image.MAX_IMAGE_PIXELS,
+        10_000,
+    )  # a changed size must not fill the memory here
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")

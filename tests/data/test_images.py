@@ -1,25 +1,30 @@
 """Every kind of picture and mask that a user may have, read as RGB or as bool, or refused by name."""
 
-
 import numpy as np
 import pytest
 from fixtures.trees import HOLE, save
 from PIL import Image
 
 from vlmad_utils import data
-from vlmad_utils.data import images
-from vlmad_utils.data import DataError
+from vlmad_utils.data import DataError, images
 
 # -------------------------------------------------------------------------------------------- reading
 
 
 def rgb(path):
     array = data.read_image(path)
-    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.flags["C_CONTIGUOUS"]
+    assert (
+        array.dtype == np.uint8
+        and array.ndim == 3
+        and array.shape[2] == 3
+        and array.flags["C_CONTIGUOUS"]
+    )
     return array
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
+)
 def test_every_mode_is_read_as_rgb(tmp_path, mode):
     extension = {"CMYK": ".jpg", "YCbCr": ".jpg", "I": ".tif", "F": ".tif"}.get(mode, ".png")
     ramp = np.tile(np.arange(0, 256, 17, dtype=np.uint8), (8, 1))
@@ -29,7 +34,9 @@ def test_every_mode_is_read_as_rgb(tmp_path, mode):
         picture = Image.fromarray(ramp.astype({"I": np.int32, "F": np.float32}[mode]))
     else:
         grey = Image.fromarray(ramp)
-        picture = (grey if mode in ("1", "P") else grey.convert("RGB")).convert(mode, dither=Image.Dither.NONE)
+        picture = (grey if mode in ("1", "P") else grey.convert("RGB")).convert(
+            mode, dither=Image.Dither.NONE
+        )
     assert picture.mode == mode
     picture.save(tmp_path / f"x{extension}")
     wanted = np.where(ramp > 127, 255, 0) if mode == "1" else ramp
@@ -39,20 +46,31 @@ def test_every_mode_is_read_as_rgb(tmp_path, mode):
 
 def test_16_bit_keeps_the_high_byte_whatever_the_range(tmp_path):
     Image.fromarray(np.full((2, 2), 4095, dtype=np.uint16)).save(tmp_path / "dark.png")
-    assert rgb(tmp_path / "dark.png").max() == 15  # not stretched: two images of one camera stay comparable
+    assert (
+        rgb(tmp_path / "dark.png").max() == 15
+    )  # not stretched: two images of one camera stay comparable
     Image.fromarray(np.array([[0, 256], [32768, 65535]], dtype=np.uint16)).save(tmp_path / "x.tif")
     assert rgb(tmp_path / "x.tif")[..., 0].tolist() == [[0, 1], [128, 255]]
     exif = Image.Exif()
     exif[0x0112] = 8
-    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(
+        tmp_path / "turned.png", exif=exif
+    )
     assert rgb(tmp_path / "turned.png")[..., 0].tolist() == [[255], [0]]
 
 
-@pytest.mark.parametrize("values,wanted", [
-    (np.float32([[0, 0.5, 1]]), [0, 128, 255]), (np.float32([[0, 127.6, 255]]), [0, 128, 255]),
-    (np.int32([[0, 256, 65535]]), [0, 1, 255]), (np.float32([[-1, 1]]), None), (np.float32([[0, 1e6]]), None),
-    (np.float32([[np.nan, 1]]), None), (np.int32([[0, 70000]]), None),
-])
+@pytest.mark.parametrize(
+    "values,wanted",
+    [
+        (np.float32([[0, 0.5, 1]]), [0, 128, 255]),
+        (np.float32([[0, 127.6, 255]]), [0, 128, 255]),
+        (np.int32([[0, 256, 65535]]), [0, 1, 255]),
+        (np.float32([[-1, 1]]), None),
+        (np.float32([[0, 1e6]]), None),
+        (np.float32([[np.nan, 1]]), None),
+        (np.int32([[0, 70000]]), None),
+    ],
+)
 def test_32_bit(tmp_path, values, wanted):
     Image.fromarray(values).save(tmp_path / "x.tif")
     if wanted is None:
@@ -87,16 +105,38 @@ def test_exif_orientation(tmp_path, orientation):
     half[:, :16] = 255
     Image.fromarray(half).save(tmp_path / "x.png", exif=exif)
     array = rgb(tmp_path / "x.png")
-    assert array.shape[:2] == ((16, 32) if orientation < 5 else (32, 16)) == images.header_size(tmp_path / "x.png")
-    corner = {1: "left", 4: "left", 2: "right", 3: "right", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
-    side = {"left": array[:, :8], "right": array[:, -8:], "top": array[:8], "bottom": array[-8:]}[corner]
+    assert (
+        array.shape[:2]
+        == ((16, 32) if orientation < 5 else (32, 16))
+        == images.header_size(tmp_path / "x.png")
+    )
+    corner = {
+        1: "left",
+        4: "left",
+        2: "right",
+        3: "right",
+        5: "top",
+        6: "top",
+        7: "bottom",
+        8: "bottom",
+    }[orientation]
+    side = {"left": array[:, :8], "right": array[:, -8:], "top": array[:8], "bottom": array[-8:]}[
+        corner
+    ]
     assert side.min() == 255
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: None, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"GIF89a"), lambda p: p.write_text("hello"),
-    lambda p: p.mkdir(), lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: None,
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_bytes(b"GIF89a"),
+        lambda p: p.write_text("hello"),
+        lambda p: p.mkdir(),
+        lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
+    ],
+)
 def test_unreadable_files_are_named(tmp_path, make):
     path = tmp_path / "bad one.png"
     make(path)
@@ -117,13 +157,21 @@ def test_masks_binarise_before_resizing(tmp_path):
     ids[2:6, 2:6] = 1  # a class id of 1 would vanish at > 0.5 of 255
     path = save(tmp_path / "m.png", ids)
     assert data.read_mask(path).dtype == bool and data.read_mask(path).sum() == 16
-    assert data.read_mask(path, size=(4, 4)).sum() == 4 and data.read_mask(path, size=(16, 24)).sum() == 8 * 12
+    assert (
+        data.read_mask(path, size=(4, 4)).sum() == 4
+        and data.read_mask(path, size=(16, 24)).sum() == 8 * 12
+    )
     assert data.read_mask(path, size=16).shape == (16, 16)
     thin = np.zeros((64, 64), np.uint8)
     thin[:, 1] = 255
     path = save(tmp_path / "thin.png", thin)
-    assert data.read_mask(path, size=8).sum() == 0 and data.read_mask(path, size=8, how="any").sum() == 8
-    assert not data.read_mask(None, size=(3, 5)).any() and data.read_mask(None, size=(3, 5)).shape == (3, 5)
+    assert (
+        data.read_mask(path, size=8).sum() == 0
+        and data.read_mask(path, size=8, how="any").sum() == 8
+    )
+    assert not data.read_mask(None, size=(3, 5)).any() and data.read_mask(
+        None, size=(3, 5)
+    ).shape == (3, 5)
     with pytest.raises(ValueError, match="size"):
         data.read_mask(None)
     with pytest.raises(ValueError, match="how"):
@@ -133,15 +181,21 @@ def test_masks_binarise_before_resizing(tmp_path):
 def test_mask_modes(tmp_path):
     palette = Image.fromarray(HOLE).convert("P")
     palette.putdata([int(v) for v in HOLE.ravel()])
-    palette.putpalette([255, 255, 255, 0, 0, 0])  # background is white: the index counts, not the colour
+    palette.putpalette(
+        [255, 255, 255, 0, 0, 0]
+    )  # background is white: the index counts, not the colour
     palette.save(tmp_path / "p.png")
     rgba = np.dstack([HOLE * 3, HOLE * 0, HOLE * 0, np.full_like(HOLE, 255)])
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     Image.fromarray(HOLE.astype(bool)).save(tmp_path / "one.bmp")
     Image.fromarray(HOLE.astype(np.uint16)).save(tmp_path / "sixteen.png")
-    Image.fromarray(np.kron(HOLE, np.ones((8, 8), np.uint8)) * 255).save(tmp_path / "x.jpg", quality=40)
+    Image.fromarray(np.kron(HOLE, np.ones((8, 8), np.uint8)) * 255).save(
+        tmp_path / "x.jpg", quality=40
+    )
     for name in ("p.png", "rgba.png", "one.bmp", "sixteen.png"):
         assert (data.read_mask(tmp_path / name) == (HOLE > 0)).all(), name
     large = np.kron(HOLE, np.ones((8, 8))) > 0
     assert (data.read_mask(tmp_path / "x.jpg") == large).all()
-    assert (data.read_image(tmp_path / "x.jpg")[..., 0] > 0)[~large].any()  # the noise that > 0 would take for a defect
+    assert (data.read_image(tmp_path / "x.jpg")[..., 0] > 0)[
+        ~large
+    ].any()  # the noise that > 0 would take for a defect

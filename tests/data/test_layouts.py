@@ -18,7 +18,8 @@ def test_mvtec_columns_and_rows(tmp_path):
     index = data.index("mvtec", mvtec_tree(mvtec_tree(tmp_path), "metal_nut"))
     assert list(index.columns) == data.COLUMNS
     assert counts(index) == {
-        (c, *row): 4 for c in ("bottle", "metal_nut")
+        (c, *row): 4
+        for c in ("bottle", "metal_nut")
         for row in (("train", 0, "good"), ("test", 0, "good"), ("test", 1, "crack"))
     }
     assert set(index["object_name"]) == {"bottle", "metal nut"}
@@ -47,7 +48,14 @@ def test_masks_are_paired_by_name_when_one_is_missing(tmp_path):
 
 
 def test_strange_names_and_extensions(tmp_path):
-    names = ["a_b_1.PNG", "with space.JpEg", "ümläut 検査.tif", "dots.in.name.TIFF", "w.webp", "a_mask.png"]
+    names = [
+        "a_b_1.PNG",
+        "with space.JpEg",
+        "ümläut 検査.tif",
+        "dots.in.name.TIFF",
+        "w.webp",
+        "a_mask.png",
+    ]
     names += ["new\nline.png", "quote'\".bmp"] if os.name == "posix" else []
     for name in names:
         for folder in ("train/good", "test/cut_inner"):
@@ -58,7 +66,9 @@ def test_strange_names_and_extensions(tmp_path):
     index = data.index("mvtec", tmp_path)
     bad = index[index["label"] == 1]
     assert sorted(Path(p).name for p in bad["image_path"]) == sorted(names)
-    assert all(Path(row.mask_path).stem == Path(row.image_path).stem + "_mask" for row in bad.itertuples())
+    assert all(
+        Path(row.mask_path).stem == Path(row.image_path).stem + "_mask" for row in bad.itertuples()
+    )
     assert [data.read_image(p).shape for p in index["image_path"]] == [(6, 9, 3)] * len(index)
 
 
@@ -70,7 +80,10 @@ def visa_raw(root):
                 image = f"{category}/Data/Images/Normal/{split}{i:04}.JPG"
                 save(root / image)
                 lines.append((category, split, "normal", image, ""))
-            image, mask = f"{category}/Data/Images/Anomaly/{i:03}.JPG", f"{category}/Data/Masks/Anomaly/{i:03}.png"
+            image, mask = (
+                f"{category}/Data/Images/Anomaly/{i:03}.JPG",
+                f"{category}/Data/Masks/Anomaly/{i:03}.png",
+            )
             save(root / image)
             save(root / mask, HOLE * (i + 1))  # class ids 1, 2, 3
             lines.append((category, "test", "anomaly", image, mask))
@@ -83,7 +96,9 @@ def visa_raw(root):
 def test_visa_both_layouts_agree_and_class_ids_are_binarised(tmp_path):
     raw = data.index("visa", visa_raw(tmp_path / "raw"))
     for category in ("pcb1", "pipe_fryum"):
-        mvtec_tree(tmp_path / "new" / "1cls", category, n=3, suffix="", kind="bad", extension=".JPG")
+        mvtec_tree(
+            tmp_path / "new" / "1cls", category, n=3, suffix="", kind="bad", extension=".JPG"
+        )
     for root in (tmp_path / "new", tmp_path / "new" / "1cls"):
         assert counts(data.index("visa", root)) == counts(raw)
     assert counts(raw)["pcb1", "test", 1, "anomaly"] == 3
@@ -96,7 +111,9 @@ def test_visa_names_missing_mask_image_and_column(tmp_path):
     (root / "pcb1/Data/Masks/Anomaly/001.png").unlink()
     with pytest.raises(DataError, match=r"Anomaly.001\.JPG.*Masks.Anomaly.001\.png"):
         data.index("visa", root)
-    assert len(data.index("visa", root, categories="pipe_fryum")) == 9  # the other category is whole
+    assert (
+        len(data.index("visa", root, categories="pipe_fryum")) == 9
+    )  # the other category is whole
     (root / "pipe_fryum/Data/Images/Anomaly/002.JPG").unlink()
     with pytest.raises(DataError, match=r"002\.JPG: there is no such file"):
         data.index("visa", root, categories="pipe_fryum")
@@ -109,7 +126,10 @@ def test_btad_and_mpdd(tmp_path):
     mvtec_tree(tmp_path / "b", "01", good="ok", kind="ko", suffix="", extension=".bmp")
     mvtec_tree(tmp_path / "b", "03", good="ok", kind="ko", suffix="")
     index = data.index("btad", tmp_path / "b")
-    assert counts(index)["01", "test", 1, "defective"] == 4 and counts(index)["03", "train", 0, "good"] == 4
+    assert (
+        counts(index)["01", "test", 1, "defective"] == 4
+        and counts(index)["03", "train", 0, "good"] == 4
+    )
     assert set(index["object_name"]) == {"industrial part"}
     index = data.index("mpdd", mvtec_tree(tmp_path / "m", "bracket_black"))
     assert len(index) == 12 and set(index["object_name"]) == {"black metal bracket"}
@@ -121,10 +141,14 @@ def test_kolektor_sdd_label_comes_from_the_mask(tmp_path):
         save(tmp_path / f"kos{part // 4:02}/Part{part}_label.bmp", HOLE * 255 * (part in (2, 5)))
     index = data.index("kolektor_sdd", tmp_path)
     assert counts(index) == {
-        ("kolektor_sdd", "test", 0, "good"): 3, ("kolektor_sdd", "test", 1, "defective"): 2,
+        ("kolektor_sdd", "test", 0, "good"): 3,
+        ("kolektor_sdd", "test", 1, "defective"): 2,
         ("kolektor_sdd", "train", 0, "good"): 3,
     }
-    assert {Path(p).name for p in index.loc[index["label"] == 1, "image_path"]} == {"Part2.jpg", "Part5.jpg"}
+    assert {Path(p).name for p in index.loc[index["label"] == 1, "image_path"]} == {
+        "Part2.jpg",
+        "Part5.jpg",
+    }
     (tmp_path / "kos00/Part1_label.bmp").unlink()
     (tmp_path / "kos00/Part2_label.bmp").write_bytes(b"")
     with pytest.raises(DataError, match=r"Part1\.jpg.*\n.*Part2\.jpg.*Part2_label\.bmp"):
@@ -138,8 +162,10 @@ def test_ksdd2(tmp_path):
             save(tmp_path / split / f"1000{i}_GT.png", HOLE * 255 * (i < bad))
     index = data.index("ksdd2", tmp_path)
     assert counts(index) == {
-        ("ksdd2", "train", 0, "good"): 4, ("ksdd2", "train", 1, "defective"): 1,
-        ("ksdd2", "test", 0, "good"): 3, ("ksdd2", "test", 1, "defective"): 2,
+        ("ksdd2", "train", 0, "good"): 4,
+        ("ksdd2", "train", 1, "defective"): 1,
+        ("ksdd2", "test", 0, "good"): 3,
+        ("ksdd2", "test", 1, "defective"): 2,
     }
     assert set(data.split_references(index, 4)["label"]) == {0}
 
@@ -157,11 +183,15 @@ def test_dagm(tmp_path, nested):
     index = data.index("dagm", tmp_path)
     assert counts(index) == {
         (f"Class{k}", split, label, defect): n
-        for k in (1, 10) for split in ("train", "test") for label, defect, n in ((0, "good", 3), (1, "defective", 1))
+        for k in (1, 10)
+        for split in ("train", "test")
+        for label, defect, n in ((0, "good", 3), (1, "defective", 1))
     }
     assert set(index["object_name"]) == {"textured surface"}
     (tmp_path / "Class1" / ("Class1" if nested else "") / "Test/Label/0002_label.PNG").unlink()
-    with pytest.raises(DataError, match=r"0002\.PNG.*0002_label"):  # Labels.txt knows that it must be there
+    with pytest.raises(
+        DataError, match=r"0002\.PNG.*0002_label"
+    ):  # Labels.txt knows that it must be there
         data.index("dagm", tmp_path)
 
 
@@ -172,8 +202,10 @@ def test_magnetic_tile(tmp_path):
             save(tmp_path / f"MT_{kind}/Imgs/exp1_num_{i}.png", HOLE * 255 * (kind != "Free"))
     index = data.index("magnetic_tile", tmp_path)
     assert counts(index) == {
-        ("magnetic_tile", "test", 0, "good"): 2, ("magnetic_tile", "train", 0, "good"): 2,
-        ("magnetic_tile", "test", 1, "blowhole"): 4, ("magnetic_tile", "test", 1, "crack"): 4,
+        ("magnetic_tile", "test", 0, "good"): 2,
+        ("magnetic_tile", "train", 0, "good"): 2,
+        ("magnetic_tile", "test", 1, "blowhole"): 4,
+        ("magnetic_tile", "test", 1, "crack"): 4,
     }
     assert all(p.endswith(".jpg") for p in index["image_path"])
 
@@ -191,7 +223,9 @@ def elpv_tree(root, n=12):
 def test_elpv_probabilities(tmp_path):
     root = elpv_tree(tmp_path)
     assert counts(data.index("elpv", root)) == {
-        ("mono", "train", 0, "good"): 1, ("mono", "test", 0, "good"): 2, ("mono", "test", 1, "defective"): 3,
+        ("mono", "train", 0, "good"): 1,
+        ("mono", "test", 0, "good"): 2,
+        ("mono", "test", 1, "defective"): 3,
     }
     index = data.index("elpv", root, probabilities=(0, 1 / 3, 2 / 3, 1))
     assert len(index) == 12 and list(index.columns) == data.COLUMNS
@@ -206,8 +240,10 @@ def test_textile(tmp_path):
         for i in range(n):
             save(tmp_path / kind / f"textile_{i:04}.jpg")
     assert counts(data.index("textile", tmp_path)) == {
-        ("textile", "train", 0, "good"): 3, ("textile", "test", 0, "good"): 3,
-        ("textile", "test", 1, "local"): 2, ("textile", "test", 1, "global"): 3,
+        ("textile", "train", 0, "good"): 3,
+        ("textile", "test", 0, "good"): 3,
+        ("textile", "test", 1, "local"): 2,
+        ("textile", "test", 1, "global"): 3,
     }
 
 
@@ -220,7 +256,10 @@ def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_
         drawn.append(family)
         return np.full((size, size, 3), seed, np.uint8), np.eye(size, dtype=bool)
 
-    roles = {role: sorted(name for name, family in generate.FAMILIES.items() if family.role == role) for role in ("eval", "train")}
+    roles = {
+        role: sorted(name for name, family in generate.FAMILIES.items() if family.role == role)
+        for role in ("eval", "train")
+    }
     training = roles["train"][0]
     monkeypatch.setattr(generate, "sample", sample)
     monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
@@ -229,8 +268,12 @@ def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_
     assert drawn == [training] * len(few) and (few["split"] == "test").sum() == 4
     assert set(few["object_name"]) == {generate.FAMILIES[training].nouns[0]}
     every = data.index("procedural", categories=[training])
-    assert drawn == [training] * len(every) and data.subset(every, 4, 1).equals(few), "a part of the whole, none drawn twice"
-    assert data.index("procedural", root=tmp_path / "procedural", categories=[training]).equals(every), "as the files lie there"
+    assert drawn == [training] * len(every) and data.subset(every, 4, 1).equals(few), (
+        "a part of the whole, none drawn twice"
+    )
+    assert data.index("procedural", root=tmp_path / "procedural", categories=[training]).equals(
+        every
+    ), "as the files lie there"
     assert set(data.index("procedural", limit=1)["category"]) == set(roles["eval"])
     with pytest.raises(DataError, match="unknown famil"):
         data.index("procedural", categories="nonsense")
@@ -239,17 +282,23 @@ def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_
 # --------------------------------------------------------------------------------------------- own images
 
 
-@pytest.mark.parametrize("good,bad", [("good", "bad"), ("OK", "NG"), ("normal", "scratched"), ("Normals", "defect")])
+@pytest.mark.parametrize(
+    "good,bad", [("good", "bad"), ("OK", "NG"), ("normal", "scratched"), ("Normals", "defect")]
+)
 def test_folder_good_and_bad(tmp_path, good, bad):
     for i in range(4):
         save(tmp_path / "parts" / good / f"{i}.JPG")
         save(tmp_path / "parts" / bad / f"{i}.JPG")
     index = data.index("folder", tmp_path / "parts")
     assert counts(index) == {
-        ("parts", "train", 0, "good"): 2, ("parts", "test", 0, "good"): 2, ("parts", "test", 1, bad): 4,
+        ("parts", "train", 0, "good"): 2,
+        ("parts", "test", 0, "good"): 2,
+        ("parts", "test", 1, bad): 4,
     }
     assert set(index["object_name"]) == {"object"} and index["mask_path"].isna().all()
-    assert set(data.index("folder", tmp_path / "parts", object_names="gear wheel")["object_name"]) == {"gear wheel"}
+    assert set(
+        data.index("folder", tmp_path / "parts", object_names="gear wheel")["object_name"]
+    ) == {"gear wheel"}
 
 
 def test_folder_kinds_with_masks(tmp_path):
@@ -270,11 +319,15 @@ def test_folder_flat_with_normals(tmp_path):
     for i in range(3):
         save(tmp_path / "new" / f"{i}.jpg")
         save(tmp_path / "new" / "normals" / f"n{i}.jpg")
-        save(tmp_path / "new" / "results" / f"heat{i}.png")  # somebody's output: not a kind of defect
+        save(
+            tmp_path / "new" / "results" / f"heat{i}.png"
+        )  # somebody's output: not a kind of defect
     index = data.index("folder", tmp_path / "new", normals=tmp_path / "new" / "normals")
     assert counts(index) == {("new", "test", -1, "unknown"): 3, ("new", "train", 0, "good"): 3}
     assert len(data.split_references(index, 2)) == 2
-    assert counts(data.index("folder", tmp_path / "new" / "results")) == {("results", "test", -1, "unknown"): 3}
+    assert counts(data.index("folder", tmp_path / "new" / "results")) == {
+        ("results", "test", -1, "unknown"): 3
+    }
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="normals= holds no image"):
         data.index("folder", tmp_path / "new", normals=tmp_path / "none")
@@ -291,4 +344,6 @@ def test_folder_in_mvtec_form_one_or_several_categories(tmp_path):
         path.unlink()
     (tmp_path / "ball_screw/ground_truth/crack").rmdir()
     (tmp_path / "ball_screw/ground_truth").rmdir()
-    assert data.index("folder", tmp_path / "ball_screw")["mask_path"].isna().all()  # no masks at all is fine here
+    assert (
+        data.index("folder", tmp_path / "ball_screw")["mask_path"].isna().all()
+    )  # no masks at all is fine here

@@ -7,6 +7,18 @@ from .index import COLUMNS, available, index, licences
 from .sampling import split_references, subset
 
 __all__ = [
-    "COLUMNS", "CORRUPTIONS", "DataError", "available", "check", "corrupt", "corrupted", "index",
-    "licences", "read_image", "read_mask", "read_masks", "split_references", "subset",
+    "COLUMNS",
+    "CORRUPTIONS",
+    "DataError",
+    "available",
+    "check",
+    "corrupt",
+    "corrupted",
+    "index",
+    "licences",
+    "read_image",
+    "read_mask",
+    "read_masks",
+    "split_references",
+    "subset",
 ]

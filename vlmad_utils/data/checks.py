@@ -31,7 +31,9 @@ def check(index, on_error="raise", pixels=True, skipped=()):
     pairs = list(zip(index["image_path"], index["mask_path"], index["label"], strict=True))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(lambda pair: _broken(*pair, pixels), pairs)
-        quiet = {"disable": True} if not pixels or len(pairs) < 500 else {}  # left out, TQDM_DISABLE decides
+        quiet = (
+            {"disable": True} if not pixels or len(pairs) < 500 else {}
+        )  # left out, TQDM_DISABLE decides
         found = list(tqdm(found, total=len(pairs), desc="checking", unit="image", **quiet))
     skipped = [*skipped, *(bad for bad in found if bad)]
     if skipped and on_error == "raise":
@@ -39,7 +41,9 @@ def check(index, on_error="raise", pixels=True, skipped=()):
     kept = index[np.array([bad is None for bad in found], dtype=bool)].reset_index(drop=True)
     kept.attrs["skipped"] = skipped
     if skipped:
-        warnings.warn(f"left out: {listed(skipped)}\nall of them are in index.attrs['skipped']", stacklevel=3)
+        warnings.warn(
+            f"left out: {listed(skipped)}\nall of them are in index.attrs['skipped']", stacklevel=3
+        )
     return kept
 
 
@@ -56,9 +60,15 @@ def _broken(image, mask, label, pixels):
     except DataError as error:
         return path, str(error).removeprefix(f"{path}: ")
     if pixels and label == 1 and not marked.any():
-        return mask, f"the mask is empty, but its image {image} is anomalous: mark the defect, or call the image normal"
+        return (
+            mask,
+            f"the mask is empty, but its image {image} is anomalous: mark the defect, or call the image normal",
+        )
     if size != mask_size:
-        return mask, f"the mask has {mask_size[0]}x{mask_size[1]} pixels, its image {image} {size[0]}x{size[1]}"
+        return (
+            mask,
+            f"the mask has {mask_size[0]}x{mask_size[1]} pixels, its image {image} {size[0]}x{size[1]}",
+        )
     return None
 
 

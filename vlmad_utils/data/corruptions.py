@@ -26,13 +26,19 @@ CORRUPTIONS = {  # severities 1, 2, 3; blur is for a side of 224 pixels and grow
 def corrupt(image, kind, severity, seed=0):
     """A corrupted copy of a picture (H, W, 3) uint8; ``kind`` of CORRUPTIONS, ``severity`` 1, 2 or 3."""
     if kind not in CORRUPTIONS or severity not in (1, 2, 3):
-        raise ValueError(f"wanted one of {', '.join(CORRUPTIONS)} at severity 1, 2 or 3, found {kind!r} at {severity!r}")
+        raise ValueError(
+            f"wanted one of {', '.join(CORRUPTIONS)} at severity 1, 2 or 3, found {kind!r} at {severity!r}"
+        )
     amount = CORRUPTIONS[kind][severity - 1]
     if kind == "noise":
         rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image))])
-        return np.round(255 * random_noise(image, "gaussian", var=amount**2, rng=rng)).astype(np.uint8)
+        return np.round(255 * random_noise(image, "gaussian", var=amount**2, rng=rng)).astype(
+            np.uint8
+        )
     if kind == "blur":
-        return ndimage.gaussian_filter(image, (amount * len(image) / 224,) * 2 + (0,), mode="reflect")
+        return ndimage.gaussian_filter(
+            image, (amount * len(image) / 224,) * 2 + (0,), mode="reflect"
+        )
     if kind == "brightness":
         return np.round(image * amount).astype(np.uint8)
     if kind == "rotation":
@@ -48,5 +54,7 @@ def corrupted(index, kind, severity, folder, seed=0):
     for i in np.flatnonzero(index["split"] == "test"):
         picture = corrupt(read_image(paths[i]), kind, severity, seed)
         paths[i] = str(folder / f"{kind}-{severity}-{i}.png")
-        Image.fromarray(picture).save(paths[i], compress_level=1)  # the usual 6 takes most of the time here
+        Image.fromarray(picture).save(
+            paths[i], compress_level=1
+        )  # the usual 6 takes most of the time here
     return index.assign(image_path=paths, mask_path=None)  # a mask does not turn with its picture

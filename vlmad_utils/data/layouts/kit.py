@@ -16,8 +16,20 @@ from ..images import DataError, read_mask
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 GOOD = {"good", "ok", "normal", "normals", "nominal", "pass", "non_defective"}
-BAD = {"bad", "ng", "nok", "ko", "fail", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous",
-       "abnormal"}
+BAD = {
+    "bad",
+    "ng",
+    "nok",
+    "ko",
+    "fail",
+    "defect",
+    "defects",
+    "defective",
+    "anomaly",
+    "anomalies",
+    "anomalous",
+    "abnormal",
+}
 TRUTH = ("ground_truth", "masks")
 REFERENCES = 100  # normals per category kept for train where a data set has no split of its own
 
@@ -59,17 +71,27 @@ def _entries(folder, fits):
             return []
         return sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and fits(p))
     except PermissionError as error:
-        raise DataError(f"{error.filename}: no right to look into it; get it (chmod u+rx), or move the folder away") from None
+        raise DataError(
+            f"{error.filename}: no right to look into it; get it (chmod u+rx), or move the folder away"
+        ) from None
 
 
 def images(folder):
     """Image files directly in a folder; also links that lead nowhere, so that they are reported and not overlooked."""
-    return _entries(folder, lambda p: p.suffix.lower() in EXTENSIONS and (p.is_file() or not p.exists()))
+    return _entries(
+        folder, lambda p: p.suffix.lower() in EXTENSIONS and (p.is_file() or not p.exists())
+    )
 
 
 def subfolders(folder):
     """Folders directly in a folder. A link to a folder around it is not followed: it would show all images again."""
-    return _entries(folder, lambda p: p.is_dir() and not (p.is_symlink() and Path(folder).resolve().is_relative_to(p.resolve())))
+    return _entries(
+        folder,
+        lambda p: (
+            p.is_dir()
+            and not (p.is_symlink() and Path(folder).resolve().is_relative_to(p.resolve()))
+        ),
+    )
 
 
 def starting(folder, start):
@@ -84,7 +106,9 @@ def child(folder, name):
 
 def categories(root):
     """Folders that hold train/ or test/."""
-    return [folder for folder in subfolders(root) if child(folder, "test") or child(folder, "train")]
+    return [
+        folder for folder in subfolders(root) if child(folder, "test") or child(folder, "train")
+    ]
 
 
 def by_stem(folder):
@@ -92,11 +116,25 @@ def by_stem(folder):
     return {path.stem: path for path in images(folder)}
 
 
-def with_masks(category, defect, pictures, masks, problems, split="test", suffixes=("_mask", ""), where="ground_truth"):
+def with_masks(
+    category,
+    defect,
+    pictures,
+    masks,
+    problems,
+    split="test",
+    suffixes=("_mask", ""),
+    where="ground_truth",
+):
     """Rows of defective images, each with the mask ``<stem><suffix>`` out of ``masks``; masks None: none are wanted."""
-    rows, taken = [], {image.stem + suffixes[0] for image in pictures}  # x_mask.png is of x.png, never of x_mask.png
+    rows, taken = (
+        [],
+        {image.stem + suffixes[0] for image in pictures},
+    )  # x_mask.png is of x.png, never of x_mask.png
     for image in pictures:
-        names = [image.stem + s for s in suffixes if s == suffixes[0] or image.stem + s not in taken]
+        names = [
+            image.stem + s for s in suffixes if s == suffixes[0] or image.stem + s not in taken
+        ]
         named = [masks[name] for name in names if name in masks] if masks is not None else [None]
         if named:
             rows.append(Row(category, split, 1, defect, image, named[0]))
@@ -145,7 +183,11 @@ def by_mask(category, split, image, mask, problems):
     except DataError as error:
         problems.append((category, image, f"its mask tells the label, but {error}"))
         return []
-    return [Row(category, split, 1, "defective", image, mask) if defective else Row(category, split, 0, "good", image)]
+    return [
+        Row(category, split, 1, "defective", image, mask)
+        if defective
+        else Row(category, split, 0, "good", image)
+    ]
 
 
 def reserve(rows):

@@ -11,7 +11,11 @@ def mvtec(root, problems):
 
 
 def btad(root, problems):
-    return [row for base in categories(root) for row in tree(base, problems, renamed={"ko": "defective"})]
+    return [
+        row
+        for base in categories(root)
+        for row in tree(base, problems, renamed={"ko": "defective"})
+    ]
 
 
 def visa(root, problems):
@@ -32,7 +36,9 @@ def visa(root, problems):
                 rows.append(Row(category, line["split"], 1, "anomaly", image, root / mask))
             else:
                 wanted = root / mask if mask else f"its name in {table}"
-                problems.append((category, image, f"a defective image without mask: wanted {wanted}"))
+                problems.append(
+                    (category, image, f"a defective image without mask: wanted {wanted}")
+                )
     return rows
 
 

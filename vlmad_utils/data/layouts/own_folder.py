@@ -2,7 +2,20 @@
 
 from pathlib import Path
 
-from .kit import BAD, GOOD, TRUTH, Row, by_stem, categories, child, images, reserve, subfolders, tree, with_masks
+from .kit import (
+    BAD,
+    GOOD,
+    TRUTH,
+    Row,
+    by_stem,
+    categories,
+    child,
+    images,
+    reserve,
+    subfolders,
+    tree,
+    with_masks,
+)
 
 
 def folder(root, problems, normals=None):
@@ -10,15 +23,22 @@ def folder(root, problems, normals=None):
     normals = Path(normals).absolute() if normals is not None else None
     bases = [root] if child(root, "test") or child(root, "train") else categories(root)
     if bases:
-        rows = [row for base in bases for row in tree(base, problems, masks=child(base, "ground_truth") is not None)]
+        rows = [
+            row
+            for base in bases
+            for row in tree(base, problems, masks=child(base, "ground_truth") is not None)
+        ]
     else:
         rows = _own(root, problems, normals)
     if normals is not None:
         if not images(normals):
             problems.append((root.name, normals, "normals= holds no image"))
         nouns = {row.category: row.noun for row in rows}
-        rows += [Row(category, "train", 0, "good", image, noun=noun)
-                 for category, noun in nouns.items() for image in images(normals)]
+        rows += [
+            Row(category, "train", 0, "good", image, noun=noun)
+            for category, noun in nouns.items()
+            for image in images(normals)
+        ]
     return rows
 
 
@@ -26,7 +46,9 @@ def _own(root, problems, normals):
     """good/ and bad/, or unlabelled images directly in the folder."""
     rows = [Row(root.name, "test", -1, "unknown", image) for image in images(root)]
     truth = next((child(root, name) for name in TRUTH if child(root, name)), None)
-    kinds = [kind for kind in subfolders(root) if kind.name.lower() not in TRUTH and kind != normals]
+    kinds = [
+        kind for kind in subfolders(root) if kind.name.lower() not in TRUTH and kind != normals
+    ]
     good = [kind for kind in kinds if kind.name.lower() in GOOD]
     rows += [Row(root.name, "test", 0, "good", image) for kind in good for image in images(kind)]
     for kind in kinds:
@@ -35,6 +57,8 @@ def _own(root, problems, normals):
             for place in (kind, *subfolders(kind)):
                 where = truth and truth / place.relative_to(root)
                 masks = truth and by_stem(where)
-                rows += with_masks(root.name, place.name, images(place), masks, problems, where=where)
+                rows += with_masks(
+                    root.name, place.name, images(place), masks, problems, where=where
+                )
     rows = [row._replace(noun="object") for row in rows]
     return rows if normals is not None else reserve(rows)

@@ -15,7 +15,12 @@ def kolektor_sdd(root, problems):
 
 
 def ground_truths(root):
-    return [stem for split in ("train", "test") for stem in by_stem(child(root, split)) if stem.endswith("_GT")]
+    return [
+        stem
+        for split in ("train", "test")
+        for stem in by_stem(child(root, split))
+        if stem.endswith("_GT")
+    ]
 
 
 def ksdd2(root, problems):
@@ -35,11 +40,21 @@ def dagm(root, problems):
             place = child(child(base, base.name) or base, split)  # some archives nest Class1/Class1
             labels = child(place, "label")
             files, listed = by_stem(labels), labels and labels / "Labels.txt"
-            words = listed.read_text(encoding="utf-8", errors="replace").split() if listed and listed.is_file() else []
+            words = (
+                listed.read_text(encoding="utf-8", errors="replace").split()
+                if listed and listed.is_file()
+                else []
+            )
             defective = {Path(word).stem for word in words} | set(files)
             bad = [image for image in images(place) if f"{image.stem}_label" in defective]
-            rows += with_masks(base.name, "defective", bad, files, problems, split, ("_label",), labels)
-            rows += [Row(base.name, split, 0, "good", image) for image in images(place) if image not in bad]
+            rows += with_masks(
+                base.name, "defective", bad, files, problems, split, ("_label",), labels
+            )
+            rows += [
+                Row(base.name, split, 0, "good", image)
+                for image in images(place)
+                if image not in bad
+            ]
     return rows
 
 
@@ -52,5 +67,7 @@ def magnetic_tile(root, problems):
         if kind == "free":
             rows += [Row("magnetic_tile", "test", 0, "good", image) for image in pictures]
         else:
-            rows += with_masks("magnetic_tile", kind, pictures, masks, problems, suffixes=("",), where=place)
+            rows += with_masks(
+                "magnetic_tile", kind, pictures, masks, problems, suffixes=("",), where=place
+            )
     return reserve(rows)
