@@ -2,7 +2,8 @@
 
 In a checkout everything lies inside it. Elsewhere, what can be made again (fetched files, the
 feature store) lies in the user's cache folder, and what a user made (tables, figures) in the
-working folder. Environment variables move each of them. Files are written whole or not at all.
+working folder. Environment variables move fetched files, store and tables. Files are written
+whole or not at all.
 """
 
 import hashlib
@@ -41,19 +42,14 @@ def user_folder(path: str | Path) -> Path:
     return path
 
 
-def _cache(name: str) -> Path:
-    root = checkout()
-    return root / "data" / name if root else Path(platformdirs.user_cache_dir("vlmad")) / name
-
-
 def raw_dir() -> Path:
     """Return the folder of fetched files: VLMAD_RAW, else ``data/raw`` or the user's cache."""
-    return user_folder(os.environ.get("VLMAD_RAW") or _cache("raw"))
+    return _folder("VLMAD_RAW", "data/raw", Path(platformdirs.user_cache_dir("vlmad"), "raw"))
 
 
 def store_dir() -> Path:
     """Return the feature store: VLMAD_STORE, else ``data/store`` or the user's cache."""
-    return user_folder(os.environ.get("VLMAD_STORE") or _cache("store"))
+    return _folder("VLMAD_STORE", "data/store", Path(platformdirs.user_cache_dir("vlmad"), "store"))
 
 
 def store_folder(store: str | Path) -> Path:
@@ -64,9 +60,7 @@ def store_folder(store: str | Path) -> Path:
 
 def results_dir() -> Path:
     """Return the folder of tables: VLMAD_RESULTS, else ``data/results`` or the working folder."""
-    root = checkout()
-    default = root / "data" / "results" if root else Path.cwd() / "vlmad_results"
-    return user_folder(os.environ.get("VLMAD_RESULTS") or default)
+    return _folder("VLMAD_RESULTS", "data/results", Path("vlmad_results"))
 
 
 def figures_dir() -> Path:
@@ -75,11 +69,19 @@ def figures_dir() -> Path:
     return root / "figures" if root else Path.cwd() / "vlmad_figures"
 
 
+def _folder(variable: str, inside: str, elsewhere: Path) -> Path:
+    """Return the folder that a variable names, else one inside the checkout, else another."""
+    if named := os.environ.get(variable):
+        return user_folder(named)
+    root = checkout()
+    return root / inside if root else elsewhere.absolute()
+
+
 @contextmanager
 def atomic_write(path: str | Path, advice: str = "") -> Iterator[Path]:
-    """Give a name to write to, which takes the place of ``path`` at the end.
+    """Give a temporary name to write to and rename it to ``path`` at the end.
 
-    On any error it is removed, and ``path`` stays as it was.
+    On any error the temporary file is removed, and ``path`` stays as it was.
 
     >>> with atomic_write("table.csv", "set VLMAD_RESULTS to another folder") as temporary:
     ...     temporary.write_text("a,b")

@@ -81,6 +81,12 @@ def test_a_variable_moves_a_folder(monkeypatch, tmp_path, request, name, where):
         assert FOLDERS[name]() == expected
 
 
+def test_a_checkout_may_lie_in_a_folder_with_a_backslash(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "a\\b")
+    assert paths.raw_dir() == tmp_path / "a\\b" / "data" / "raw"
+    assert paths.results_dir() == tmp_path / "a\\b" / "data" / "results"
+
+
 def test_the_argument_store_is_a_folder_or_auto(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
