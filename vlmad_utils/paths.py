@@ -30,9 +30,12 @@ def user_folder(path: str | Path) -> Path:
     Raises
     ------
     ValueError for a Windows path elsewhere, which would be one strange name below the working
-    folder.
+    folder; for ``~`` where the home folder is not known.
     """
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder: give the full path") from None
     windows = re.match(r"[A-Za-z]:[\\/]|.*\\", str(path), re.DOTALL)
     if os.name != "nt" and windows and not path.exists():
         raise ValueError(

@@ -104,6 +104,11 @@ def test_user_folders_refuse_what_would_be_a_strange_name(tmp_path):
     assert paths.user_folder(tmp_path / "a\\b") == tmp_path / "a\\b"  # it is there
 
 
+def test_the_home_of_an_unknown_user_is_named():
+    with pytest.raises(ValueError, match="~nobody-of-this-name/x.*home.*full path"):
+        paths.user_folder("~nobody-of-this-name/x")
+
+
 # ---- whole files -------------------------------------------------------------------------------
 
 
