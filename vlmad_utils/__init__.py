@@ -1,9 +1,12 @@
-"""Thin package behind the VLM Anomaly Detection Notebooks. See README.md and the module docstrings."""
+"""Thin package behind the VLM Anomaly Detection Notebooks. See README.md and the docstrings."""
 
 import warnings
 
-__version__ = "0.1.0"
+# Model libraries import tqdm.auto. In a notebook without ipywidgets its first import prints a
+# warning with a machine's path. Plain text bars are what we want: sites do not show widget bars.
+# So import it here, with that one warning off; no filter is left behind.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import tqdm.auto  # noqa: F401
 
-# Model libraries import tqdm.auto, which complains in notebooks without ipywidgets and prints a machine's path. Plain text
-# bars are what we want: widget bars do not render on the forge.
-warnings.filterwarnings("ignore", message="IProgress not found")
+__version__ = "0.2.0"  # read by pyproject.toml, too
