@@ -1,7 +1,9 @@
 """Corruptions: same every time, stronger with severity, references untouched."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from fixtures.trees import save
 
 import vlmad_procedural as procedural
 from vlmad_utils import data
@@ -59,3 +61,20 @@ def test_support_is_where_the_object_is():
     faulty, mask = procedural.sample("nut", "stain", seed=5, size=96, area=0.2)
     assert inside.shape == image.shape[:2] and 0.1 < inside.mean() < 0.95
     assert not (mask & ~inside).any()
+
+
+@pytest.mark.parametrize("differs", ["seed", "image"])
+def test_corrupted_images_of_another_seed_or_image_stay(tmp_path, differs):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for _ in range(2)]
+    paths = [str(save(tmp_path / f"{i}.png", image)) for i, image in enumerate(images)]
+    tables = [
+        pd.DataFrame({"split": ["test"], "image_path": [p], "mask_path": [None]}) for p in paths
+    ]
+    cases = ((0, 0), (0, 1)) if differs == "seed" else ((0, 0), (1, 0))
+    made = [data.corrupted(tables[i], "noise", 1, tmp_path / "made", seed) for i, seed in cases]
+    for (i, seed), table in zip(cases, made):
+        expected = data.corrupt(images[i], "noise", 1, seed)
+        assert (data.read_image(table["image_path"][0]) == expected).all()
+    again = data.corrupted(tables[0], "noise", 1, tmp_path / "made")
+    assert again.equals(made[0]) and len(list((tmp_path / "made").iterdir())) == 2
