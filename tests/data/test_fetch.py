@@ -176,6 +176,17 @@ def test_damage_is_found_and_mended(carrier):
     assert not list(carrier.root.glob(".old*"))
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"sha256": "%s"}', '{"sha256": "%s", "files": {"x": 1}}']
+)
+def test_a_manifest_that_is_no_manifest_is_damage(carrier, content):
+    folder = carrier.fetch()
+    content = content.replace("%s", carrier.sha256)
+    (folder / "manifest.json").write_text(content)
+    assert "damaged" in fetch.problem("carrier", carrier.root)
+    assert fetch.problem("carrier", carrier.fetch().parent, contents=True) is None
+
+
 def test_new_version_replaces_the_old(carrier):
     carrier.fetch()
     carrier.publish({INNER + "labels.csv": b"new"})

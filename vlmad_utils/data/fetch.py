@@ -89,14 +89,15 @@ def problem(name, root=None, pin=None, contents=False):
     pin = pin or pins()[SOURCES[name].package]
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        fetched, version, files = manifest["sha256"], manifest["version"], manifest["files"]
+        files = {folder / relative: (size, digest) for relative, (size, digest) in files.items()}
     except FileNotFoundError:
         return "not there yet"
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{folder / MANIFEST} is damaged"
-    if manifest["sha256"] != pin.sha256:
-        return f"version {manifest['version']} is there, {pin.version} is wanted"
-    for relative, (size, digest) in manifest["files"].items():
-        path = folder / relative
+    if fetched != pin.sha256:
+        return f"version {version} is there, {pin.version} is wanted"
+    for path, (size, digest) in files.items():
         if not path.is_file() or path.stat().st_size != size:
             return f"{path} is missing or has another size"
         if contents and paths.sha256(path) != digest:
