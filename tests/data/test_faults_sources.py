@@ -98,7 +98,7 @@ def test_a_download_that_fails_leaves_the_version_before_it(carrier, case):
         carrier.fetch()
     for advice in (
         carrier.pin.wheel,
-        "https://pypi.org/project/carrier-pkg/2.0/",
+        "package carrier-pkg, version 2.0, from its page on PyPI",
         str(carrier.raw / "wheels"),
     ):
         assert advice in str(error.value)

@@ -127,7 +127,7 @@ def test_without_network_the_message_says_what_to_copy_where(carrier):
     for said in (
         "no route to host",
         carrier.wheel.name,
-        "https://pypi.org/project/carrier-pkg/1.0/",
+        "package carrier-pkg, version 1.0, from its page on PyPI",
         carrier.sha256,
         str(carrier.root / "wheels"),
         "MIT",

