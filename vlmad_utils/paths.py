@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def _folder(variable: str, inside: str, elsewhere: Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | Path, advice: str = "") -> Iterator[Path]:
+def atomic_write(path: str | Path, advice: str = "") -> Generator[Path, None, None]:
     """Give a temporary name to write to and rename it to ``path`` at the end.
 
     On any error the temporary file is removed, and ``path`` stays as it was.

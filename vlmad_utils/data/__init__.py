@@ -1,24 +1,12 @@
-"""From files to a table of images: index every data set, read, check, limit, draw references."""
+"""From files to a table of images: index data sets, read, check, limit, draw references."""
 
 from .checks import check
 from .corruptions import CORRUPTIONS, corrupt, corrupted
 from .images import DataError, read_image, read_mask, read_masks
-from .index import COLUMNS, available, index, licences
+from .index import COLUMNS, index
+from .roots import available, licences
 from .sampling import split_references, subset
 
-__all__ = [
-    "COLUMNS",
-    "CORRUPTIONS",
-    "DataError",
-    "available",
-    "check",
-    "corrupt",
-    "corrupted",
-    "index",
-    "licences",
-    "read_image",
-    "read_mask",
-    "read_masks",
-    "split_references",
-    "subset",
-]
+__all__ = ["COLUMNS", "CORRUPTIONS", "DataError", "available", "check", "corrupt", "corrupted"]
+__all__ += ["index", "licences", "read_image", "read_mask", "read_masks"]
+__all__ += ["split_references", "subset"]

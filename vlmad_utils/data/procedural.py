@@ -17,7 +17,7 @@ from .. import paths
 def sample_once(
     family: str,
     defect: str = "good",
-    seed: int = 0,
+    seed: int | np.integer = 0,
     store: str | Path | None = "auto",
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:

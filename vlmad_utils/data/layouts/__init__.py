@@ -1,4 +1,4 @@
-"""Every layout that is read: one small module per family, one function per data set.
+"""Read every layout: one small module per family, one function per data set.
 
 Titles, licences and home pages are in ``datasets.yaml``.
 """
@@ -28,14 +28,9 @@ _READERS = {  # name: (does a folder look like it?, how it is read)
     "procedural": (categories, procedural),
     "folder": (lambda root: root.is_dir(), folder),
 }
+_USUAL = {"procedural": evaluation_families}
 _ABOUT = yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text(encoding="utf-8"))
 DATASETS = {
-    name: Layout(
-        name,
-        found,
-        read,
-        **_ABOUT[name],
-        usual=evaluation_families if name == "procedural" else set,
-    )
+    name: Layout(name, found, read, **_ABOUT[name], usual=_USUAL.get(name, set))
     for name, (found, read) in _READERS.items()
 }

@@ -1,28 +1,30 @@
-"""Folders in MVTec AD's form, and those that are nearly so: MVTec AD, MPDD, BTAD, VisA."""
+"""Read folders in MVTec AD's form, and those nearly so: MVTec AD, MPDD, BTAD, VisA."""
 
 import csv
+from collections.abc import Mapping
+from pathlib import Path
 
 from ..images import DataError
-from .kit import Row, categories, child, tree
+from .kit import Problem, Row, categories, child, tree
 
 
-def mvtec(root, problems):
-    return [row for base in categories(root) for row in tree(base, problems)]
+def mvtec(
+    root: Path, problems: list[Problem], renamed: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Return the rows of all categories; ``renamed`` maps folders to names of defects."""
+    return [row for base in categories(root) for row in tree(base, problems, renamed=renamed)]
 
 
-def btad(root, problems):
-    return [
-        row
-        for base in categories(root)
-        for row in tree(base, problems, renamed={"ko": "defective"})
-    ]
+def btad(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of BTAD: MVTec AD's form with other names."""
+    return mvtec(root, problems, {"ko": "defective"})
 
 
-def visa(root, problems):
+def visa(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of VisA as downloaded (a table of files), or reorganised as MVTec AD."""
     table = root / "split_csv" / "1cls.csv"
     if not table.is_file():
-        bases = categories(child(root, "1cls") or root)
-        return [row for base in bases for row in tree(base, problems, renamed={"bad": "anomaly"})]
+        return mvtec(child(root, "1cls") or root, problems, {"bad": "anomaly"})
     rows = []
     with open(table, newline="", encoding="utf-8-sig") as stream:
         lines = csv.DictReader(stream)
@@ -35,13 +37,13 @@ def visa(root, problems):
             elif mask and (root / mask).is_file():
                 rows.append(Row(category, line["split"], 1, "anomaly", image, root / mask))
             else:
-                wanted = root / mask if mask else f"its name in {table}"
-                problems.append(
-                    (category, image, f"a defective image without mask: wanted {wanted}")
-                )
+                place = root / mask if mask else f"its name in {table}"
+                reason = f"a defective image without mask: wanted {place}"
+                problems.append((category, image, reason))
     return rows
 
 
-def has_categories(root):
-    """Whether a folder looks like VisA, raw or reorganised."""
-    return (root / "split_csv" / "1cls.csv").is_file() or categories(child(root, "1cls") or root)
+def has_categories(root: Path) -> bool:
+    """Return whether a folder looks like VisA, raw or reorganised."""
+    table = root / "split_csv" / "1cls.csv"
+    return table.is_file() or bool(categories(child(root, "1cls") or root))

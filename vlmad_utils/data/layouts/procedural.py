@@ -1,35 +1,36 @@
-"""The procedural set, whose pictures this project draws."""
+"""Read the procedural set, whose images this project draws."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 from vlmad_procedural.generate import FAMILIES, pictures
 
-from .kit import Row
+from .kit import Problem, Row
 from .mvtec import mvtec
 
 
-def evaluation_families(known):
-    return {
-        name for name in known if name not in FAMILIES or FAMILIES[name].role == "eval"
-    } or known
+def evaluation_families(known: set[str]) -> set[str]:
+    """Return the families for evaluation among those there are; all when there are none."""
+    return {n for n in known if n not in FAMILIES or FAMILIES[n].role == "eval"} or known
 
 
-def procedural(root, problems):
+def procedural(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of images that lie in a folder."""
     nouns = {name: family.nouns[0] for name, family in FAMILIES.items()}
     return [row._replace(noun=nouns.get(row.category)) for row in mvtec(root, problems)]
 
 
-def planned(root, families=None):
-    """Rows of the procedural set as this project makes it, whether its pictures are drawn or not."""
-    chosen = [n for n, f in FAMILIES.items() if f.role == "eval"] if families is None else families
-    return [
-        Row(
-            name,
-            p.path.parent.parent.name,
-            int(p.mask is not None),
-            p.defect,
-            p.path,
-            p.mask,
-            FAMILIES[name].nouns[0],
-        )
-        for name in chosen
-        for p in pictures(root, name)
-    ]
+def planned(root: Path, families: Iterable[str] | None = None) -> list[Row]:
+    """Return the rows of the set as this project makes it, drawn or not.
+
+    ``families`` defaults to those for evaluation.
+    """
+    if families is None:
+        families = [name for name, family in FAMILIES.items() if family.role == "eval"]
+    rows = []
+    for name in families:
+        for made in pictures(root, name):
+            split, label = made.path.parent.parent.name, int(made.mask is not None)
+            noun = FAMILIES[name].nouns[0]
+            rows.append(Row(name, split, label, made.defect, made.path, made.mask, noun))
+    return rows

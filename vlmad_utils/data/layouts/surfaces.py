@@ -1,29 +1,29 @@
-"""Surfaces with a layout of their own: KolektorSDD and SDD2, DAGM, magnetic tiles."""
+"""Read surfaces with a layout of their own: KolektorSDD and SDD2, DAGM, magnetic tiles."""
 
 from pathlib import Path
 
-from .kit import Row, by_mask, by_stem, child, images, reserve, starting, with_masks
+from .kit import Problem, Row, by_mask, by_stem, child, images, reserve, starting, with_masks
 
 
-def kolektor_sdd(root, problems):
+def kolektor_sdd(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of KolektorSDD: kosNN/PartM.jpg, with its mask PartM_label.bmp."""
     rows = []
     for files in map(by_stem, starting(root, "kos")):
         for stem, image in files.items():
             if not stem.endswith("_label"):
-                rows += by_mask("kolektor_sdd", "test", image, files.get(f"{stem}_label"), problems)
+                mask = files.get(f"{stem}_label")
+                rows += by_mask("kolektor_sdd", "test", image, mask, problems)
     return reserve(rows)
 
 
-def ground_truths(root):
-    return [
-        stem
-        for split in ("train", "test")
-        for stem in by_stem(child(root, split))
-        if stem.endswith("_GT")
-    ]
+def ground_truths(root: Path) -> list[str]:
+    """Return the stems of masks as in KolektorSDD2."""
+    stems = [stem for split in ("train", "test") for stem in by_stem(child(root, split))]
+    return [stem for stem in stems if stem.endswith("_GT")]
 
 
-def ksdd2(root, problems):
+def ksdd2(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of KolektorSDD2: {train,test}/x.png, with its mask x_GT.png."""
     rows = []
     for split in ("train", "test"):
         files = by_stem(child(root, split))
@@ -33,32 +33,35 @@ def ksdd2(root, problems):
     return rows
 
 
-def dagm(root, problems):
+def dagm(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of DAGM 2007: Class<k>/{Train,Test}/x.PNG, masks in Label/ for defects."""
     rows = []
     for base in starting(root, "class"):
         for split in ("train", "test"):
             place = child(child(base, base.name) or base, split)  # some archives nest Class1/Class1
             labels = child(place, "label")
-            files, listed = by_stem(labels), labels and labels / "Labels.txt"
-            words = (
-                listed.read_text(encoding="utf-8", errors="replace").split()
-                if listed and listed.is_file()
-                else []
-            )
-            defective = {Path(word).stem for word in words} | set(files)
+            masks = by_stem(labels)
+            defective = _listed(labels) | set(masks)
             bad = [image for image in images(place) if f"{image.stem}_label" in defective]
             rows += with_masks(
-                base.name, "defective", bad, files, problems, split, ("_label",), labels
+                base.name, "defective", bad, masks, problems, split, ("_label",), labels
             )
-            rows += [
-                Row(base.name, split, 0, "good", image)
-                for image in images(place)
-                if image not in bad
-            ]
+            good = [image for image in images(place) if image not in bad]
+            rows += [Row(base.name, split, 0, "good", image) for image in good]
     return rows
 
 
-def magnetic_tile(root, problems):
+def _listed(labels: Path | None) -> set[str]:
+    """Return the stems that Labels.txt names: masks that must be there."""
+    table = labels and labels / "Labels.txt"
+    if not table or not table.is_file():
+        return set()
+    text = table.read_text(encoding="utf-8", errors="replace")
+    return {Path(word).stem for word in text.split()}
+
+
+def magnetic_tile(root: Path, problems: list[Problem]) -> list[Row]:
+    """Return the rows of the magnetic tiles: MT_<kind>/Imgs/x.jpg, with its mask x.png."""
     rows = []
     for base in starting(root, "mt_"):
         place, kind = child(base, "imgs") or base, base.name[3:].lower()
