@@ -76,9 +76,9 @@ def test_another_process_and_another_style_give_the_same_bytes(tmp_path):
 
 
 def test_print_sizes():
-    widths = {"overlay": style.PAGE, "sheet": style.PAGE, "strip": style.COLUMN}
-    for name, width in (widths | {"bars": style.COLUMN}).items():
-        assert FIGURES[name]().get_figwidth() == width
+    widths = {name: make().get_figwidth() for name, make in FIGURES.items()}
+    page, column = report.PAGE, report.COLUMN
+    assert widths == {"overlay": page, "sheet": page, "strip": column, "bars": column}
 
 
 def test_files_have_print_resolution(tmp_path):
