@@ -1,8 +1,10 @@
 """The repository: one place for versions, a README that fits, notebooks that are fit to read."""
 
+import importlib.util
 import re
 import subprocess
 import tomllib
+from types import SimpleNamespace
 
 import nbformat
 import publish as book
@@ -35,6 +37,17 @@ def found_in_texts(pattern):
             text = path.read_text(encoding="utf-8", errors="ignore")
             hits[path.relative_to(book.ROOT).as_posix()] = pattern.search(text)
     return {name: hit.group(0) for name, hit in hits.items() if hit}
+
+
+def test_long_notebooks_begin_first_and_the_others_keep_their_order():
+    spec = importlib.util.spec_from_file_location("order", book.NOTEBOOKS / "conftest.py")
+    order = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(order)
+    items = [SimpleNamespace(path=path) for path in [*book.notebooks(), *SOLUTIONS]]
+    order.pytest_collection_modifyitems(items)
+    names = [item.path.name for item in items]
+    assert tuple(name[:3] for name in names[:4]) == order.LONG
+    assert names[4:] == sorted(names[4:])
 
 
 def test_environment_only_points_at_pyproject():
