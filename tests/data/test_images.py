@@ -1,4 +1,4 @@
-"""Every kind of picture and mask that a user may have, read as RGB or as bool, or refused by name."""
+"""Every kind of image and mask that a user may have: read as RGB or bool, or refused by name."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,6 @@ from PIL import Image
 
 from vlmad_utils import data
 from vlmad_utils.data import DataError, images
-
-# -------------------------------------------------------------------------------------------- reading
 
 
 def rgb(path):

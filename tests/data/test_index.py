@@ -1,8 +1,6 @@
-"""Roots, errors, order, limits and draws of references, on tiny trees made here; and the real sets where they are fetched."""
+"""Roots and errors on tiny trees made here; the real sets where they are fetched."""
 
-import random
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,20 +11,13 @@ from PIL import Image
 from vlmad_utils import data, paths
 from vlmad_utils.data import DataError, fetch, layouts
 
-# ------------------------------------------------------------------------------------------ roots and errors
-
 
 def test_roots(tmp_path, monkeypatch):
     monkeypatch.delenv("VLMAD_DATA", raising=False)
     with pytest.raises(DataError) as error:
         data.index("mvtec")
-    for said in (
-        "VLMAD_DATA",
-        "https://www.mvtec.com",
-        "CC BY-NC-SA 4.0",
-        "ground_truth",
-        "mvtec_anomaly_detection",
-    ):
+    home = "https://www.mvtec.com"
+    for said in ("VLMAD_DATA", home, "CC BY-NC-SA", "ground_truth", "mvtec_anomaly_detection"):
         assert said in str(error.value)
     mvtec_tree(tmp_path / "mvtec_ad")
     expected = data.index("mvtec", tmp_path / "mvtec_ad")
@@ -121,110 +112,14 @@ def test_portrait_and_rotated_images_fit_their_masks(tmp_path):
     for pixels in (False, True):
         assert len(data.index("mvtec", root, pixels=pixels)) == 5
     assert data.read_image(root / "bottle/test/crack/001.jpg").shape == (9, 6, 3)
-    save(
-        root / "bottle/ground_truth/crack/001_mask.png", HOLE
-    )  # drawn on the file's own pixels: does not fit
+    # drawn on the file's own pixels: does not fit
+    save(root / "bottle/ground_truth/crack/001_mask.png", HOLE)
     for pixels in (False, True):
         with pytest.raises(DataError, match="001_mask"):
             data.index("mvtec", root, pixels=pixels)
 
 
-# ----------------------------------------------------------------------------------------- order, limit, draws
-
-
-def test_file_system_order_does_not_matter(tmp_path, monkeypatch):
-    mvtec_tree(mvtec_tree(tmp_path, n=12), "cable", n=12)
-    first = data.index("mvtec", tmp_path, limit=9)
-    iterdir = Path.iterdir
-
-    def shuffled(self):
-        entries = list(iterdir(self))
-        random.Random(1).shuffle(entries)
-        return iter(entries)
-
-    monkeypatch.setattr(Path, "iterdir", shuffled)
-    pd.testing.assert_frame_equal(data.index("mvtec", tmp_path, limit=9), first)
-
-
-def test_limit_is_balanced_nested_and_keeps_references(tmp_path):
-    for name in ("bottle", "cable", "grid"):
-        mvtec_tree(tmp_path, name, n=10)
-        mvtec_tree(tmp_path, name, n=10, kind="dent")
-    full = data.index("mvtec", tmp_path)
-    previous = set()
-    for limit in (1, 3, 6, 12, 30, 60, 90, 1000):
-        index = data.index("mvtec", tmp_path, limit=limit)
-        test = index[index["split"] == "test"]
-        assert len(test) == min(limit, 90) and (index["split"] == "train").sum() == 30
-        assert (
-            index["image_path"].is_monotonic_increasing or index["category"].is_monotonic_increasing
-        )
-        assert previous <= set(test["image_path"])
-        previous = set(test["image_path"])
-        if limit in (6, 12, 30, 60):
-            assert set(test.groupby("category").size()) == {limit // 3}
-            assert set(test.groupby(["category", "label"]).size()) == ({limit // 6})
-    kinds = (
-        data.index("mvtec", tmp_path, limit=12)
-        .query("label == 1")
-        .groupby(["category", "defect"])
-        .size()
-    )
-    assert set(kinds) == {1} and len(kinds) == 6
-    assert set(data.index("mvtec", tmp_path, limit=3).query("split == 'test'")["label"]) == {0, 1}
-    assert not data.index("mvtec", tmp_path, limit=12, seed=1).equals(
-        data.index("mvtec", tmp_path, limit=12)
-    )
-    shuffled = full.sample(frac=1, random_state=0)
-    assert set(data.subset(shuffled, 12)["image_path"]) == set(data.subset(full, 12)["image_path"])
-    with pytest.raises(ValueError, match="limit=0"):
-        data.subset(full, 0)
-
-
-def test_split_references(tmp_path):
-    index = data.index("mvtec", mvtec_tree(mvtec_tree(tmp_path, n=10), "cable", n=10))
-    drawn = data.split_references(index, 4, seed=1)
-    assert drawn.groupby("category").size().to_dict() == {"bottle": 4, "cable": 4}
-    assert (
-        set(drawn["split"]) == {"train"}
-        and set(drawn["label"]) == {0}
-        and drawn["image_path"].is_unique
-    )
-    assert index.loc[drawn.index].equals(drawn)
-    others = (
-        index.sample(frac=1, random_state=3),
-        index[::-1].reset_index(drop=True),
-        index.set_index(index["label"]),
-    )
-    for other in others:
-        assert list(data.split_references(other, 4, seed=1)["image_path"]) == list(
-            drawn["image_path"]
-        )
-    one_category = data.split_references(index[index["category"] == "cable"], 4, seed=1)
-    assert list(one_category["image_path"]) == list(drawn["image_path"][4:])
-    two = data.split_references(index, 2, seed=1)
-    assert list(two["image_path"][:2]) == list(
-        drawn["image_path"][:2]
-    )  # fewer shots are a part of more
-    assert list(data.split_references(index, 4, seed=2)["image_path"]) != list(drawn["image_path"])
-    assert data.split_references(index, 0).empty
-    with pytest.raises(DataError, match="mvtec/bottle: 11 references wanted, 10"):
-        data.split_references(index, 11)
-
-
-def test_reserved_references_are_fixed_and_disjoint(tmp_path):
-    for i in range(300):
-        save(tmp_path / "nominal" / f"textile_{i:04}.jpg")
-    index = data.index("textile", tmp_path, pixels=False)
-    assert counts(index) == {
-        ("textile", "train", 0, "good"): 100,
-        ("textile", "test", 0, "good"): 200,
-    }
-    assert index["image_path"].is_unique
-    pd.testing.assert_frame_equal(index, data.index("textile", tmp_path, seed=7, pixels=False))
-
-
-# -------------------------------------------------------------------------------------- the real thing, if there
+# ---- the real sets, where they are fetched ----
 
 
 fetched = pytest.mark.skipif(

@@ -11,8 +11,6 @@ from fixtures.trees import GREY, HOLE, counts, mvtec_tree, save
 from vlmad_utils import data
 from vlmad_utils.data import DataError
 
-# ------------------------------------------------------------------------------------------------ layouts
-
 
 def test_mvtec_columns_and_rows(tmp_path):
     index = data.index("mvtec", mvtec_tree(mvtec_tree(tmp_path), "metal_nut"))
@@ -279,7 +277,7 @@ def test_procedural_defaults_to_evaluation_families_and_draws_what_it_lists(tmp_
         data.index("procedural", categories="nonsense")
 
 
-# --------------------------------------------------------------------------------------------- own images
+# ---- own images ----
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Faults and bad input: pictures that are odd or cannot be read. See fixtures/cases.py."""
+"""Images that are odd but can be read, and images that cannot be read."""
 
 import tempfile
 import warnings
@@ -17,7 +17,7 @@ from PIL import Image
 from vlmad_utils import data
 from vlmad_utils.data import DataError, images
 
-# ---- pictures that are odd, but can be read ------------------------------------------------------------------------------
+# ---- odd images ----
 
 
 def alpha_palette(path):
@@ -35,46 +35,26 @@ def frames(path, **options):
 def turned(path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 16, axis=0).repeat(16, axis=1)).save(
-        path, exif=exif, quality=95
-    )  # 16 x 32
+    halves = np.kron(np.uint8([[0, 255]]), np.ones((16, 16), np.uint8))  # 16 x 32
+    Image.fromarray(halves).save(path, exif=exif, quality=95)
+
+
+def sixteen(path, colour, rows):
+    path.write_bytes(faults.png(1, 1, 16, colour, rows))
 
 
 BLACK, SHADE = [0, 0, 0], [120, 120, 120]
+COLOUR, CLEAR = [b"\x78\xff" * 3], [b"\x78\xff" * 3 + b"\0\0"]  # one row of 16-bit pixels
 READ = [  # name, file, how it is written, (H, W), pixel at the top left
     ("1 x 1", "x.png", lambda p: save(p, grey(1, 1)), (1, 1), SHADE),
     ("20,000 x 10", "x.png", lambda p: save(p, grey(10, 20000)), (10, 20000), SHADE),
     ("10 x 20,000", "x.jpg", lambda p: save(p, grey(20000, 10)), (20000, 10), SHADE),
     ("PNG called .jpg", "x.jpg", lambda p: save(p, grey(4, 5), format="png"), (4, 5), SHADE),
     ("GIF called .png", "x.png", lambda p: save(p, grey(4, 5), format="gif"), (4, 5), SHADE),
-    (
-        "extension in capitals",
-        "x.JPeG",
-        lambda p: save(p, grey(4, 5), format="jpeg"),
-        (4, 5),
-        SHADE,
-    ),
-    (
-        "16-bit RGB",
-        "x.png",
-        lambda p: p.write_bytes(faults.png(1, 1, 16, 2, [b"\x78\xff\x78\xff\x78\xff"])),
-        (1, 1),
-        SHADE,
-    ),
-    (
-        "16-bit RGBA, clear",
-        "x.png",
-        lambda p: p.write_bytes(faults.png(1, 1, 16, 6, [b"\x78\xff" * 3 + b"\0\0"])),
-        (1, 1),
-        [255] * 3,
-    ),
-    (
-        "CMYK TIFF",
-        "x.tif",
-        lambda p: Image.new("CMYK", (5, 4), (0, 0, 0, 255)).save(p),
-        (4, 5),
-        BLACK,
-    ),
+    ("capitals", "x.JPeG", lambda p: save(p, grey(4, 5), format="jpeg"), (4, 5), SHADE),
+    ("16-bit RGB", "x.png", lambda p: sixteen(p, 2, COLOUR), (1, 1), SHADE),
+    ("16-bit RGBA, clear", "x.png", lambda p: sixteen(p, 6, CLEAR), (1, 1), [255] * 3),
+    ("CMYK TIFF", "x.tif", lambda p: Image.new("CMYK", (5, 4), "black").save(p), (4, 5), BLACK),
     ("palette, alpha of each entry", "x.png", alpha_palette, (1, 3), [255] * 3),
     ("EXIF turned JPEG", "x.jpg", turned, (32, 16), BLACK),
     ("animated PNG", "x.png", frames, (4, 5), BLACK),
@@ -100,7 +80,7 @@ def test_jpeg_mask_called_png_is_cut_at_half(tmp_path):
     assert (data.read_mask(tmp_path / "m.png") == (large > 0)).all()
 
 
-# ---- pictures that cannot be read: named in an error, or left out and reported; the others are kept ----------------------
+# ---- images that cannot be read: named, or left out and reported; the others are kept ----
 
 
 def cut(path, share=0.5, **options):
