@@ -208,7 +208,7 @@ def by_mask(
 ) -> list[Row]:
     """Return the row of an image whose mask tells whether it is defective, or no row."""
     if mask is None:
-        reason = "there is no mask beside it, which would tell its label"
+        reason = "there is no mask next to it, which would tell its label"
         problems.append((category, image, reason))
         return []
     try:
