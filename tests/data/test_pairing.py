@@ -84,7 +84,7 @@ def plant(root, tree):
     return numbers, masked
 
 
-@examples(60)
+@examples(40)
 @given(st.fixed_dictionaries(trees))
 def test_every_mask_goes_to_its_image_and_no_image_is_lost(tree):
     # a_mask.png is the mask of a.png, never of a_mask.png: with plain names that would be unclear

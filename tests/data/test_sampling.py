@@ -104,7 +104,7 @@ def table(rows):
     return pd.DataFrame(rows, columns=data.COLUMNS)
 
 
-@examples(40)
+@examples(25)
 @given(tables, st.integers(1, 12), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_a_limit_takes_a_part_of_a_larger_one_whatever_the_order(rows, limit, seed, random):
     index = table(rows)
@@ -121,7 +121,7 @@ def test_a_limit_takes_a_part_of_a_larger_one_whatever_the_order(rows, limit, se
         assert chosen.min() == full[chosen.idxmin()]
 
 
-@examples(40)
+@examples(25)
 @given(tables, st.integers(0, 4), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_references_are_normal_train_images_and_fewer_are_a_part_of_more(rows, k, seed, random):
     index = table(rows)
