@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +117,20 @@ def test_key_is_content_not_name(index, tmp_path):
     Image.new("RGB", (40, 48), "red").save(index.image_path[1])
     features.encode(model, moved, store=tmp_path / "s", **ASKED)
     assert sum(model.passes) == 10
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_no_worker_process_gets_the_model(index, tmp_path, backend):
+    """A copy for each batch costs more than it saves; on a GPU each process opens a context."""
+
+    class Resident(Tiny):
+        def __reduce_ex__(self, protocol):
+            raise AssertionError("the model was pickled")
+
+    model = Resident()
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        found = features.encode(model, index, store=tmp_path, batch_size=2, progress=False)
+    assert len(found) == 9 and model.passes == [2, 2, 2, 2, 1]
 
 
 def test_another_model_never_meets_old_numbers(index, tmp_path):

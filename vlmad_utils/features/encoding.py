@@ -52,9 +52,10 @@ def encode(
 
     Notes
     -----
-    Batches run through joblib: under ``joblib.parallel_config(backend="dask")`` they spread over a cluster that shares the
-    store and the images; the model is sent once. Without such a configuration, or without a store, they run here. The
-    numbers are the same. What another process stores meanwhile is not computed here, too.
+    Under ``joblib.parallel_config(backend="dask")`` batches spread over a cluster that shares the store and the images; the
+    model is sent once. Without a store, and under joblib's other backends, whose processes would get a copy of the model with
+    each batch, they run in this process. The numbers are the same. What another process stores meanwhile is not computed
+    here, too.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
@@ -82,24 +83,15 @@ def encode(
         failures = {}
         if not todo:
             return failures
-        here = (
-            "sharedmem" if store is None else None
-        )  # what another process put into its memory would be lost
-        backend, n_jobs = (
-            get_active_backend()
-        )  # a cluster's names no n_jobs either, but is not one of joblib's own
-        alone = (
-            here
-            or n_jobs in (None, 1)
-            and type(backend).__module__.startswith("joblib._parallel_backends")
-        )
-        with _sent_once(model):
-            jobs = Parallel(return_as="generator", require=here)(
-                delayed(_encode_batch)(model, batch, where, pixels)
-                for batch, pixels in (
-                    _ahead(model, batches) if alone else ((b, None) for b in batches)
+        # what a worker put into its own memory would be lost
+        cluster = None if store is None else _cluster()
+        if cluster is None:
+            jobs = (_encode_batch(model, b, where, pixels) for b, pixels in _ahead(model, batches))
+        else:
+            with _sent_once(model, cluster):
+                jobs = Parallel(return_as="generator")(
+                    delayed(_encode_batch)(model, batch, where) for batch in batches
                 )
-            )
         quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
         with tqdm(total=len(todo), desc=label, unit="image", **quiet) as bar:
             for batch, failed in zip(batches, jobs):
@@ -171,10 +163,15 @@ def disk_need(model, n_images, blocks=(), windows=(), patches=True):
     )  # float32 image embedding, float16 else
 
 
-def _sent_once(model):
-    """Context in which a Dask backend brings the model to every worker before the first batch; joblib would send it with each."""
+def _cluster():
+    """Return joblib's active backend if it can keep the model on its workers (Dask), else None."""
     backend = get_active_backend()[0]
-    if not hasattr(backend, "client") or id(model) in backend.data_futures:
+    return backend if hasattr(backend, "data_futures") else None
+
+
+def _sent_once(model, backend):
+    """Bring the model to every worker of Dask before the first batch; joblib would send it with each."""
+    if id(model) in backend.data_futures:
         return nullcontext()
     return parallel_config(
         backend="dask",
