@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures import tiny
 from PIL import Image
 
 from vlmad_utils import data, features
 from vlmad_utils.features import encoding
 from vlmad_utils.models.backbone import Backbone
+from vlmad_utils.models.dense import DPAM
 
 
 class Tiny(Backbone):
@@ -200,13 +202,17 @@ def test_bad_requests_say_what_exists(index):
 
 
 def test_disk_need_is_that_of_the_files_but_for_their_headers(index, tmp_path):
-    features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
-    files = list((tmp_path / "store").rglob("*.safetensors"))
-    asked = {key: value for key, value in ASKED.items() if key != "progress"}
-    over = sum(path.stat().st_size for path in files) - features.disk_need(
-        Tiny(), len(index), **asked
-    )
-    assert len(files) == 5 * len(index) and 0 < over < 130 * len(files)
+    dpam = DPAM(tiny.model())  # its tokens are projected: (N, D), not (N, C)
+    for model, asked in (
+        (Tiny(), {"blocks": (2, "final", "cls"), "windows": (2, 3)}),
+        (dpam, {"blocks": (2, 4)}),
+    ):
+        store = tmp_path / model.name
+        found = features.encode(model, index, store=store, progress=False, **asked)
+        files = list(store.rglob("*.safetensors"))
+        over = sum(path.stat().st_size for path in files)
+        over -= features.disk_need(model, len(index), **asked)
+        assert len(files) == len(found.kinds) * len(index) and 0 < over < 130 * len(files)
 
 
 def _fill(index, folder, pause):

@@ -4,6 +4,7 @@ Files are named by what makes them, so asking for more later computes only the d
 never meets old numbers, and renamed or moved images are found again. A kill at any moment loses at most the batch in flight.
 """
 
+import math
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -62,12 +63,7 @@ def encode(
     index = images.reset_index(drop=True) if hasattr(images, "columns") else None
     items = list(index["image_path"]) if index is not None else list(images)
     model.check_request(blocks, windows)
-    kinds = [
-        "image",
-        *(f"tokens-{b}" for b in blocks),
-        *(f"windows-{k}" for k in windows),
-        *(["patches"] * patches),
-    ]
+    kinds = _kinds(blocks, windows, patches)
     where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     keys = _hashes(items)
@@ -154,13 +150,35 @@ def _hashes(items):
 def disk_need(model, n_images, blocks=(), windows=(), patches=True):
     """Bytes that :func:`encode` writes for so many different images, from the shapes alone; each file's header of about 120
     bytes and the file system's rounding come on top."""
-    n = model.grid[0] * model.grid[1]
-    numbers = model.width * sum(1 if b == "cls" else n for b in set(blocks)) + model.dim * sum(
-        len(window_indices(model.grid, k)) for k in set(windows)
+    shapes = _shapes(model, _kinds(blocks, windows, patches))
+    return n_images * sum(
+        math.prod(shape) * _dtype(kind).itemsize for kind, shape in shapes.items()
     )
-    return n_images * (
-        4 * model.dim + 2 * (numbers + n * model.dim * bool(patches))
-    )  # float32 image embedding, float16 else
+
+
+def _kinds(blocks, windows, patches):
+    """Return the kinds of arrays that a request asks for, each once."""
+    asked = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows)]
+    return list(dict.fromkeys(asked + ["patches"] if patches else asked))
+
+
+def _dtype(kind):
+    """Return the type in which a kind is stored."""
+    return np.dtype(np.float32 if kind == "image" else np.float16)
+
+
+def _shapes(model, kinds):
+    """Return {kind: shape of the array of one image}."""
+    n = model.grid[0] * model.grid[1]
+    shapes = {"image": (model.dim,), "patches": (n, model.dim)}
+    for kind in kinds:
+        what, _, name = kind.partition("-")
+        if what == "tokens":
+            shapes[kind] = (1 if name == "cls" else n, model.token_width)
+        elif what == "windows":
+            window = int(name) if name.isdigit() else name
+            shapes[kind] = (len(window_indices(model.grid, window)), model.dim)
+    return {kind: shapes[kind] for kind in kinds}
 
 
 def _cluster():
@@ -249,10 +267,7 @@ def _encode_batch(model, batch, where, pixels=None):
             patches="patches" in wanted,
         )
         with np.errstate(over="ignore"):  # what is beyond float16 is named below
-            rounded = {
-                kind: out[kind].numpy().astype(np.float32 if kind == "image" else np.float16)
-                for kind in wanted
-            }
+            rounded = {kind: out[kind].numpy().astype(_dtype(kind)) for kind in wanted}
         for i, (job, _) in enumerate(group):
             if strange := [kind for kind in wanted if not np.isfinite(rounded[kind][i]).all()]:
                 failures[job[0]] = data.DataError(

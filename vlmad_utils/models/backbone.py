@@ -71,6 +71,11 @@ class Backbone(ABC):
     head_blocks: tuple = ()  # blocks that the heads read besides the last
 
     # ---- shared ------------------------------------------------------------------------------------------------
+    @property
+    def token_width(self) -> int:
+        """Return the width of the tokens that :meth:`encode_image` gives: C, unless they are projected."""
+        return self.width
+
     def preprocess(self, image):
         """Squash an RGB image to the tower's size (bicubic, antialias) and normalise it.
 

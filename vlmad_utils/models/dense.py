@@ -104,6 +104,11 @@ class DPAM(OpenClip):
         self.name = f"{model.name} with V-V attention from block {self.first_vv_block}"
         self._set_fingerprint([], base=model.fingerprint, dpam=self.first_vv_block)
 
+    @property
+    def token_width(self) -> int:
+        """Return D: tokens of the V-V stream are projected to the joint space."""
+        return self.dim
+
     def run(self, tokens, blocks):
         last, taken = vv_run(self.visual, tokens, self.first_vv_block, {*blocks, self.n_blocks})
         return last, {b: self.visual.ln_post(x) @ self.visual.proj for b, x in taken.items()}
