@@ -152,6 +152,28 @@ def test_selection_is_lazy_and_follows_the_index(index, tmp_path):
         found.windows[3]
 
 
+@pytest.mark.parametrize(
+    "nothing", [[], (), np.array([]), np.zeros(9, bool), slice(0, 0)], ids=repr
+)
+def test_no_rows_give_empty_arrays_of_the_right_kind(index, tmp_path, nothing):
+    found = features.encode(Tiny(), index, ("cls", *ASKED["blocks"]), (2,), store=tmp_path)
+    held = features.Arrays(found.image, found.grid, found.patches, dict(found.tokens.items()))
+    for none in (found[nothing], found[nothing][[]], held[nothing]):
+        assert len(none) == 0 and none.image.shape == (0, 5) and none.patches.shape == (0, 16, 5)
+        assert none.tokens["cls"].shape == (0, 1, 6) and none.tokens[2].shape == (0, 16, 6)
+    assert (
+        found[nothing].windows[2].shape == (0, 9, 5) and found[nothing].image.dtype == torch.float32
+    )
+    assert found[nothing].index.empty and list(found[nothing].index.columns) == [
+        "image_path",
+        "label",
+    ]
+
+
+def test_no_images_give_empty_features():
+    assert features.encode(Tiny(), [], store=None).patches.shape == (0, 16, 5)
+
+
 def test_arrays_instead_of_files(tmp_path):
     images = [np.full((20, 20, 3), v, np.uint8) for v in (0, 100, 100)]
     model = Tiny()

@@ -6,6 +6,15 @@ import numpy as np
 import torch
 
 
+def _selection(rows):
+    """Return a slice, or an array of positions or booleans; one number selects one row."""
+    if isinstance(rows, slice):
+        return rows
+    rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
+    rows = np.atleast_1d(np.asarray(rows))
+    return rows if rows.size else rows.astype(int)  # NumPy makes floats of an empty list
+
+
 class Features:
     """Encoded images, read from the store when asked for.
 
@@ -21,15 +30,15 @@ class Features:
     ``features[rows]`` selects by a boolean mask, slice or integer positions; nothing is read before it is used.
     """
 
-    def __init__(self, store, keys, grid, kinds, index=None, recompute=None):
-        self.store, self.keys, self.grid, self.kinds, self.index = (
-            store,
-            list(keys),
-            tuple(grid),
-            tuple(kinds),
-            index,
-        )
+    def __init__(self, store, keys, grid, shapes, index=None, recompute=None):
+        self.store, self.keys, self.grid, self.index = store, list(keys), tuple(grid), index
+        self.shapes = dict(shapes)
         self._recompute = recompute
+
+    @property
+    def kinds(self):
+        """Return the kinds of arrays that :meth:`read` knows."""
+        return tuple(self.shapes)
 
     @property
     def identity(self):
@@ -46,15 +55,13 @@ class Features:
         return len(self.keys)
 
     def __getitem__(self, rows):
-        if isinstance(rows, (int, np.integer)):
-            rows = [rows]
-        picked = np.arange(len(self.keys))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        picked = np.arange(len(self.keys))[_selection(rows)]
         index = None if self.index is None else self.index.iloc[picked].reset_index(drop=True)
         return Features(
             self.store,
             [self.keys[i] for i in picked],
             self.grid,
-            self.kinds,
+            self.shapes,
             index,
             self._recompute,
         )
@@ -76,7 +83,7 @@ class Features:
             ):  # torch's memory is aligned: products give the same last bit wherever it lies
                 stacked = torch.empty(len(self.keys), *array.shape)
             stacked.numpy()[i] = array
-        return torch.empty(0) if stacked is None else stacked
+        return torch.empty(0, *self.shapes[kind]) if stacked is None else stacked
 
     def _array(self, kind, key):
         array = self.store.get(kind, key)
@@ -168,7 +175,7 @@ class Arrays:
         return len(self.image)
 
     def __getitem__(self, rows):
-        rows = [rows] if isinstance(rows, (int, np.integer)) else rows
+        rows = _selection(rows)
         return Arrays(
             self.image[rows],
             self.grid,

@@ -115,7 +115,9 @@ def encode(
         }
         fill([job for job in redo.values() if job[2]], "mend the store")
 
-    return Features(where, [keys[i] for i in good], model.grid, kinds, kept, recompute)
+    return Features(
+        where, [keys[i] for i in good], model.grid, _shapes(model, kinds), kept, recompute
+    )
 
 
 def keys(images):
