@@ -12,47 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from fixtures import tiny
+from fixtures.counting import Tiny
 from PIL import Image
 
 from vlmad_utils import data, features
 from vlmad_utils.features import encoding
-from vlmad_utils.models.backbone import Backbone
 from vlmad_utils.models.dense import DPAM
-
-
-class Tiny(Backbone):
-    """A cheap tower that counts its passes; every output depends on the pixels."""
-
-    def __init__(self, offset=0.0):
-        self.name, self.device, self.precision = "tiny", "cpu", "fp32"
-        self.image_size, self.grid, self.width, self.dim, self.n_blocks = (32, 32), (4, 4), 6, 5, 3
-        self.mean, self.std, self.logit_scale, self.offset = (0.5,) * 3, (0.5,) * 3, 10.0, offset
-        self.passes = []
-        generator = torch.Generator().manual_seed(0)
-        self.weight = torch.randn(3 * 64, 6, generator=generator)
-        self.head = torch.randn(6, 5, generator=generator)
-        self._set_fingerprint([{"w": self.weight}], offset=offset)
-
-    def embed(self, pixels):
-        self.passes.append(len(pixels))
-        patches = torch.nn.functional.unfold(pixels, 8, stride=8).transpose(1, 2) @ self.weight
-        return torch.cat([patches.mean(1, keepdim=True), patches], dim=1) + self.offset
-
-    def run(self, tokens, blocks):
-        mixed = tokens + tokens.mean(1, keepdim=True)
-        return mixed * 3, {b: mixed * b for b in blocks}
-
-    def final_norm(self, tokens):
-        return torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])
-
-    def image_head(self, last, taken):
-        return last[:, 0] @ self.head
-
-    def patch_head(self, last, taken, grid):
-        return last[:, 1:] @ self.head
-
-    def encode_text(self, prompts):
-        return torch.ones(len(prompts), 5)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Faults and bad input: the feature store. See fixtures/cases.py."""
 
+import contextlib
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from fixtures import faults
 from fixtures.cases import cases, encode, parts, posix, run
+from fixtures.counting import Tiny
 from PIL import Image
 
 from vlmad_utils import store as stores
@@ -101,6 +103,73 @@ def test_a_read_only_store_is_read_and_refuses_more(tmp_path):
         faults.unprivileged(mend)
     finally:
         faults.writable(tmp_path / "store")
+
+
+@posix
+def test_too_many_open_files_are_said_and_nothing_is_deleted_or_encoded_again(tmp_path):
+    model, paths = Tiny(), faults.pictures(tmp_path / "images", 3)
+    found = encode(paths[:2], tmp_path / "store", model)
+    before = faults.contents(tmp_path)
+    said = "cannot be read.*Too many open files.*nothing was deleted.*ulimit -n"
+    with faults.no_more_files():
+        with pytest.raises(StoreError, match=said):
+            found.image.sum()
+        for on_error in ("raise", "skip"):  # no image is to blame, so none is left out
+            for store, name in ((tmp_path / "store", "store"), (None, "no image is to blame")):
+                with pytest.raises(OSError, match=f"{name}.*ulimit -n"):
+                    encode(paths, store, model, on_error=on_error)
+        with pytest.raises(StoreError, match="cannot be written.*Too many open files.*ulimit -n"):
+            found.store.put("image", "ab" * 20, np.zeros(2))
+    assert sum(model.passes) == 2 and faults.contents(tmp_path) == before
+
+
+@posix
+def test_an_image_that_the_model_reads_with_too_many_open_files_is_not_left_out(tmp_path):
+    paths = faults.pictures(tmp_path / "images", 9)
+
+    class Greedy(Tiny):
+        def embed(self, pixels):
+            stack.enter_context(faults.no_more_files())
+            return super().embed(pixels)
+
+    with contextlib.ExitStack() as stack, pytest.raises(OSError, match="Too many open files"):
+        encode(paths, None, Greedy(), batch_size=1, on_error="skip")
+
+
+@cases(
+    ("a disk that cannot be read", OSError(errno.EIO, os.strerror(errno.EIO))),
+    ("no memory", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))),
+)
+def test_what_is_no_damage_of_the_file_deletes_nothing(tmp_path, monkeypatch, case):
+    model = Tiny()
+    found = encode([faults.noise()], tmp_path, model)
+    before = faults.contents(tmp_path)
+
+    def fail(*_, **__):
+        raise case[0]
+
+    for reader in ("read_bytes", "open"):
+        monkeypatch.setattr(Path, reader, fail)
+    monkeypatch.setattr(stores, "safe_open", fail, raising=False)
+    with pytest.raises(StoreError, match=f"cannot be read.*{case[0].strerror}.*nothing was del"):
+        found.patches.sum()
+    monkeypatch.undo()
+    assert sum(model.passes) == 1 and faults.contents(tmp_path) == before
+
+
+@posix
+def test_a_file_without_the_right_to_read_it_is_kept(tmp_path):
+    found = encode([faults.noise()], tmp_path)
+    path, before = found.store.path("image", found.keys[0]), faults.contents(tmp_path)
+
+    def use():
+        with pytest.raises(StoreError, match="cannot be read.*Permission denied.*right to read"):
+            found.image.sum()
+
+    for locked in (path, path.parent):
+        with faults.mode(locked, 0):
+            faults.unprivileged(use)
+    assert faults.contents(tmp_path) == before
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import data
 from ..models.windows import window_indices
 from ..paths import content_hash, store_folder
-from ..store import DiskStore, MemoryStore
+from ..store import SYSTEM_LIMITS, DiskStore, MemoryStore
 from .arrays import Features
 
 
@@ -206,6 +206,10 @@ def _try(function, *args):
     try:
         return function(*args)
     except Exception as error:  # reported by name by the caller, never swallowed
+        for found in (error, error.__cause__):  # read_image gives its reason as the cause
+            if isinstance(found, OSError) and found.errno in SYSTEM_LIMITS:
+                advice = f"{found.strerror}, no image is to blame. {SYSTEM_LIMITS[found.errno]}"
+                raise OSError(found.errno, advice, found.filename) from error
         return error
 
 
