@@ -31,9 +31,6 @@ class StoreError(OSError):
     """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
 
 
-_TOLD = set()  # stores of which this process has said that they hold another layout, too
-
-
 class DiskStore:
     """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
 
@@ -46,8 +43,7 @@ class DiskStore:
         except OSError as error:
             raise self._failure("read", error, "nothing was deleted or computed again") from error
         other = [name for name in layouts if name != f"v{LAYOUT}"]
-        if other and folder not in _TOLD:
-            _TOLD.add(folder)
+        if other:
             warnings.warn(
                 f"the feature store {folder} also holds {', '.join(other)}, written by another version of the package. This one "
                 f"reads v{LAYOUT} only and computes what is missing; remove the other folders when nothing else reads them."
