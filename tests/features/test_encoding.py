@@ -181,6 +181,20 @@ def test_unreadable_image_is_named_and_the_rest_is_kept(index, tmp_path):
     assert sum(model.passes) == 8  # nothing was encoded twice
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"blocks": [True]}, {"blocks": [2.0]}, {"blocks": ["last"]}, {"windows": ["2x2"]}]
+    + [{"windows": [None]}, {"windows": 9}, {"batch_size": 0}, {"on_error": "ignore"}],
+    ids=str,
+)
+def test_a_bad_request_is_refused_before_anything_is_read(tmp_path, monkeypatch, asked):
+    monkeypatch.setattr(encoding, "content_hash", lambda image: pytest.fail(f"{image} was read"))
+    monkeypatch.setattr(data, "read_image", lambda image: pytest.fail(f"{image} was read"))
+    with pytest.raises(ValueError, match="found"):
+        features.encode(Tiny(), ["none.png"], store=tmp_path / "store", **asked)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_requests_say_what_exists(index):
     with pytest.raises(ValueError, match="blocks 1..3"):
         features.encode(Tiny(), index, blocks=(4,), store=None)

@@ -60,10 +60,13 @@ def encode(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, found {batch_size!r}.")
+    kinds = _kinds(blocks, windows, patches)
+    request = _request(kinds)  # as the model will be asked, so that no batch can be refused
+    model.check_request(request["blocks"], request["windows"])
     index = images.reset_index(drop=True) if hasattr(images, "columns") else None
     items = list(index["image_path"]) if index is not None else list(images)
-    model.check_request(blocks, windows)
-    kinds = _kinds(blocks, windows, patches)
     where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     keys = _hashes(items)
@@ -164,6 +167,16 @@ def _kinds(blocks, windows, patches):
     return list(dict.fromkeys(asked + ["patches"] if patches else asked))
 
 
+def _request(kinds):
+    """Return the arguments of ``encode_image`` that make it give these kinds."""
+    names = {"tokens": [], "windows": []}
+    for kind in kinds:
+        what, _, name = kind.partition("-")
+        if name:
+            names[what].append(int(name) if name.isdigit() else name)
+    return {"blocks": names["tokens"], "windows": names["windows"], "patches": "patches" in kinds}
+
+
 def _dtype(kind):
     """Return the type in which a kind is stored."""
     return np.dtype(np.float32 if kind == "image" else np.float16)
@@ -261,16 +274,13 @@ def _encode_batch(model, batch, where, pixels=None):
         {tuple(job[2]) for job, _ in ready}
     ):  # images of one batch may lack different kinds
         group = [(job, p) for job, p in ready if tuple(job[2]) == wanted]
-        names = [kind.partition("-") for kind in wanted]
         stacked = torch.stack([p for _, p in group])
         out = _in_memory(
             model,
             stacked.pin_memory()
             if torch.device(model.device).type == "cuda"
             else stacked,  # pinned: copied while the GPU works
-            blocks=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "tokens"],
-            windows=[int(n) if n.isdigit() else n for kind, _, n in names if kind == "windows"],
-            patches="patches" in wanted,
+            **_request(wanted),
         )
         with np.errstate(over="ignore"):  # what is beyond float16 is named below
             rounded = {kind: out[kind].numpy().astype(_dtype(kind)) for kind in wanted}
