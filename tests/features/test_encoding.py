@@ -169,6 +169,17 @@ def test_damaged_files_are_found_and_computed_again(index, tmp_path, damage):
     assert damage == "delete" or any("damaged" in str(w.message) for w in seen)
 
 
+def test_what_is_lost_is_not_computed_from_another_image_under_its_name(index, tmp_path):
+    found = features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
+    expected = found.image
+    for i in (1, 2):
+        found.store.path("image", found.keys[i]).unlink()
+    Image.new("RGB", (40, 48), "red").save(index.image_path[1])
+    with pytest.raises(FileNotFoundError, match=f"{found.keys[1]}.*call features.encode again"):
+        found.image.sum()
+    assert torch.equal(found[2:].image, expected[2:])
+
+
 def test_unreadable_image_is_named_and_the_rest_is_kept(index, tmp_path):
     with open(index.image_path[4], "wb") as file:
         file.write(b"not an image")

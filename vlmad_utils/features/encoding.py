@@ -112,9 +112,11 @@ def encode(
     kept = index.iloc[good].reset_index(drop=True) if index is not None else None
 
     def recompute():
+        now = _hashes([items[i] for i in good])  # a file may hold another image by now
         redo = {
             keys[i]: (keys[i], items[i], [k for k in kinds if not where.has(k, keys[i])])
-            for i in good
+            for i, key in zip(good, now)
+            if key == keys[i]
         }
         fill([job for job in redo.values() if job[2]], "mend the store")
 
