@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -145,6 +146,47 @@ def test_arrays_instead_of_files(tmp_path):
     found = features.encode(model, images, store=tmp_path, progress=False)
     assert len(found) == 3 and sum(model.passes) == 2  # equal pictures are encoded once
     assert torch.equal(found.image[1], found.image[2])
+
+
+def test_one_image_where_a_list_is_expected(index):
+    path, pixels = index.image_path[0], data.read_image(index.image_path[0])
+    expected = features.encode(Tiny(), [path], store=None, progress=False).image
+    for one in (path, Path(path), pixels, index.iloc[0]):
+        found = features.encode(Tiny(), one, store=None, progress=False)
+        assert torch.equal(found.image, expected)
+    assert found.index.to_dict("records") == [dict(index.iloc[0])]  # a row of the table stays one
+    assert features.keys(path) == features.keys([path]) != features.keys(pixels)
+
+
+def test_an_array_of_paths_or_of_images_is_a_list(index):
+    paths, images = index.image_path.to_numpy(), np.zeros((3, 9, 8, 3), np.uint8)
+    assert features.keys(paths) == features.keys(list(paths)) == features.keys(index.image_path)
+    assert len(features.encode(Tiny(), images, store=None, progress=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (np.zeros((9, 8), np.uint8), r"1 of 1 images.*\n.*array \(9, 8\).*\(H, W, 3\)"),
+        ("none.png", r"1 of 1 images.*\n  none.png"),
+        (7, "images is a table of data.index, .* found int"),
+        ([torch.zeros(3, 8, 8)], r"1 of 1 images.*\n  Tensor: .*a path or an array"),
+        (pd.DataFrame({"path": ["a.png"]}), "no column image_path, found path"),
+        (pd.Series({"path": "a.png"}), r"1 of 1 images.*\n  a.png"),
+    ],
+    ids=["grey", "no such file", "a number", "a tensor", "no image_path", "paths by name"],
+)
+def test_what_is_no_image_is_named(images, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        features.encode(Tiny(), images, store=None, progress=False)
+
+
+def test_one_block_or_window_where_a_list_is_expected(index):
+    found = features.encode(Tiny(), index, "final", "2s2", store=None, progress=False)
+    assert found.tokens.keys() == ["final"] and found.windows.keys() == ["2s2"]
+    found = features.encode(Tiny(), index, np.int64(2), 2, store=None, progress=False)
+    assert found.tokens.keys() == [2] and found.windows.keys() == [2]
+    assert features.disk_need(Tiny(), 1, "final", 2) == features.disk_need(Tiny(), 1, [2], [2])
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])

@@ -5,12 +5,15 @@ never meets old numbers, and renamed or moved images are found again. A kill at 
 """
 
 import math
+import os
 import warnings
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
@@ -39,7 +42,8 @@ def encode(
     Parameters
     ----------
     model : Backbone
-    images : DataFrame with a column image_path (from ``data.index``), or a list of paths, or of (H, W, 3) uint8 arrays
+    images : DataFrame with a column image_path (from ``data.index``), a row of it, a list of paths or of (H, W, 3) uint8
+        arrays, or one path or array
     blocks, windows, patches : what is wanted, see ``Backbone.encode_image``
     store : "auto" (:func:`store_dir`), a folder, or None for memory only
     batch_size : images per forward pass; halved as often as the memory of a GPU asks for it
@@ -65,8 +69,8 @@ def encode(
     kinds = _kinds(blocks, windows, patches)
     request = _request(kinds)  # as the model will be asked, so that no batch can be refused
     model.check_request(request["blocks"], request["windows"])
-    index = images.reset_index(drop=True) if hasattr(images, "columns") else None
-    items = list(index["image_path"]) if index is not None else list(images)
+    index = _table(images)
+    items = _items(images if index is None else index)
     where = MemoryStore() if store is None else DiskStore(store_folder(store), model.fingerprint)
 
     keys = _hashes(items)
@@ -134,7 +138,8 @@ def keys(images):
 
     Returns list of str. Raises DataError that names the files that cannot be read.
     """
-    items = list(images["image_path"] if hasattr(images, "columns") else images)
+    table = _table(images)
+    items = _items(images if table is None else table)
     found = _hashes(items)
     bad = [
         f"  {_name(item)}: {key}" for item, key in zip(items, found) if isinstance(key, Exception)
@@ -148,10 +153,43 @@ def keys(images):
     return found
 
 
+def _table(images):
+    """Return the table of a request, numbered from 0, or None for images without one."""
+    if isinstance(images, pd.Series) and "image_path" in images.index:  # a row of a table
+        images = images.to_frame().T.infer_objects()
+    return images.reset_index(drop=True) if isinstance(images, pd.DataFrame) else None
+
+
+def _items(images):
+    """Return the paths and arrays of a request as a list; one path or array is one image."""
+    if isinstance(images, pd.DataFrame):
+        if "image_path" not in images:
+            columns = ", ".join(map(str, images.columns))
+            raise ValueError(
+                f"The table has no column image_path, found {columns}: see data.index."
+            )
+        return list(images["image_path"])
+    one_array = isinstance(images, np.ndarray) and images.ndim in (2, 3)
+    if one_array or isinstance(images, (str, os.PathLike)):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise TypeError(
+            "images is a table of data.index, a list of paths or of arrays (H, W, 3), or one of "
+            f"these, found {type(images).__name__}."
+        )
+    return list(images)
+
+
+def _hash(item):
+    if not isinstance(item, (str, os.PathLike, np.ndarray)):
+        raise TypeError("an image is a path or an array (H, W, 3)")
+    return content_hash(item)
+
+
 def _hashes(items):
     """Content hash of each item, or the exception that reading it raised."""
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda item: _try(content_hash, item), items))
+        return list(pool.map(lambda item: _try(_hash, item), items))
 
 
 def disk_need(model, n_images, blocks=(), windows=(), patches=True):
@@ -165,6 +203,10 @@ def disk_need(model, n_images, blocks=(), windows=(), patches=True):
 
 def _kinds(blocks, windows, patches):
     """Return the kinds of arrays that a request asks for, each once."""
+    blocks, windows = (
+        [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
+        for names in (blocks, windows)
+    )
     asked = ["image", *(f"tokens-{b}" for b in blocks), *(f"windows-{k}" for k in windows)]
     return list(dict.fromkeys(asked + ["patches"] if patches else asked))
 
@@ -229,7 +271,9 @@ def _try(function, *args):
 
 
 def _name(item):
-    return f"array {item.shape}" if isinstance(item, np.ndarray) else item
+    if isinstance(item, np.ndarray):
+        return f"array {item.shape}"
+    return str(item) if isinstance(item, (str, os.PathLike)) else type(item).__name__
 
 
 def _load(model, item):
