@@ -351,23 +351,3 @@ def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
     assert len(read) == 20 and len(seen) == 10 and all(n <= 2 * (i + 3) for i, n in enumerate(seen))
     one_by_one = features.encode(Tiny(), images, store=None, batch_size=20, progress=False)
     assert torch.allclose(ahead.image, one_by_one.image, atol=1e-6)
-
-
-def test_pixels_for_a_gpu_are_pinned(monkeypatch):
-    pinned = []
-    monkeypatch.setattr(
-        torch.Tensor, "pin_memory", lambda self: (pinned.append(len(self)), self)[1]
-    )
-
-    class Far(Tiny):
-        def encode_image(self, pixels, **wanted):
-            self.device = "cpu"
-            try:
-                return super().encode_image(pixels, **wanted)
-            finally:
-                self.device = "cuda"
-
-    images, far = [np.full((32, 32, 3), i, np.uint8) for i in range(3)], Far()
-    far.device = "cuda"
-    features.encode(far, images, store=None, batch_size=2, progress=False)
-    assert pinned == [2, 1]
