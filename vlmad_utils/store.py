@@ -1,8 +1,9 @@
-"""Where encoded arrays lie: on disk, one small safetensors file per image and kind of feature, named by what makes it:
+"""Keep arrays on disk: one small safetensors file per image and kind, named by what makes it.
 
-    <store>/v1/<backbone fingerprint>/<kind>/<2 hex>/<content hash of the image>.safetensors
+    <store>/v1/<fingerprint of the backbone>/<kind>/<2 hex>/<content hash of image>.safetensors
 
-A file is written beside its place and renamed, and it carries a checksum: what reads wrong is computed again.
+A file is written under another name and renamed, and it carries a checksum. What reads wrong is
+computed again.
 """
 
 import errno
@@ -10,6 +11,7 @@ import json
 import uuid
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,106 +27,141 @@ SYSTEM_LIMITS = {
     errno.ENFILE: "Close programs: the machine has too many files open (fs.file-max)",
     errno.ENOMEM: "Free memory, or use a machine with more of it",
 }
+ELSEWHERE = "set VLMAD_STORE (or store=) to another folder, or pass store=None"
 
 
 class StoreError(OSError):
-    """The store cannot be written. The message says where it is and what to do; what it holds is kept."""
+    """Say where the store is that cannot be read or written, and what to do; nothing is lost."""
 
 
 class DiskStore:
-    """Arrays on disk under (kind, key). Safe for several processes: equal keys hold equal bytes."""
+    """Keep arrays on disk under (kind, key). Several processes may: equal keys hold equal bytes.
 
-    def __init__(self, folder, fingerprint):
+    Attributes
+    ----------
+    folder : of this layout and fingerprint
+    name : names the store
+    """
+
+    def __init__(self, folder: Path | str, fingerprint: str) -> None:
         folder = paths.user_folder(folder)
-        self.folder = folder / f"v{LAYOUT}" / fingerprint
-        self.name = str(self.folder)
+        self.folder: Path = folder / f"v{LAYOUT}" / fingerprint
+        self.name: str = str(self.folder)
         try:
             layouts = sorted(path.name for path in folder.glob("v[0-9]*"))
         except OSError as error:
-            raise self._failure("read", error, "nothing was deleted or computed again") from error
+            raise self._not_readable(error) from error
         other = [name for name in layouts if name != f"v{LAYOUT}"]
         if other:
             warnings.warn(
-                f"the feature store {folder} also holds {', '.join(other)}, written by another version of the package. This one "
-                f"reads v{LAYOUT} only and computes what is missing; remove the other folders when nothing else reads them."
+                f"the feature store {folder} also holds {', '.join(other)}, written by another "
+                f"version of the package. This one reads v{LAYOUT} only and computes what is "
+                "missing; remove the other folders when nothing else reads them."
             )
 
-    def path(self, kind, key):
+    def path(self, kind: str, key: str) -> Path:
+        """Return where the file of an array is."""
         return self.folder / kind / key[:2] / f"{key}.safetensors"
 
-    def has(self, kind, key):
+    def has(self, kind: str, key: str) -> bool:
+        """Return whether there is a file; it may be damaged."""
         try:
             return self.path(kind, key).exists()
         except OSError as error:
-            raise self._failure("read", error, "nothing was deleted or computed again") from error
+            raise self._not_readable(error) from error
 
-    def put(self, kind, key, array):
-        path = self.path(kind, key)
+    def put(self, kind: str, key: str, array: np.ndarray) -> None:
+        """Write an array, whole or not at all.
+
+        Raises
+        ------
+        StoreError where it cannot be written.
+        """
         array = np.ascontiguousarray(array)
+        content = save({"x": array}, metadata={"crc32": _checksum(array)})
         try:
-            with paths.atomic_write(
-                path
-            ) as temporary:  # not save_file, whose own temporary file outlives a kill
-                temporary.write_bytes(
-                    save({"x": array}, metadata={"crc32": str(zlib.crc32(array))})
-                )
+            with paths.atomic_write(self.path(kind, key)) as temporary:
+                temporary.write_bytes(content)  # save_file's own temporary file outlives a kill
         except OSError as error:
-            raise self._failure("written", error, "what it holds is kept") from error
+            raise self._not_writable(error) from error
 
-    def get(self, kind, key):
-        """The array, or None when it is missing or does not read as it was written (then it is removed)."""
+    def get(self, kind: str, key: str) -> np.ndarray | None:
+        """Return the array, or None where there is none.
+
+        A file that does not hold what was written is removed with a warning.
+
+        Raises
+        ------
+        StoreError where the file cannot be read, for whatever reason; it is kept.
+        """
         path = self.path(kind, key)
         try:
-            content = path.read_bytes()  # not safe_open, which calls any failure a missing file
+            content = path.read_bytes()  # safe_open says of any failure that the file is missing
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._failure("read", error, "nothing was deleted or computed again") from error
+            raise self._not_readable(error) from error
         try:
             array = load(content)["x"]
-            if _metadata(content)["crc32"] == str(zlib.crc32(np.ascontiguousarray(array))):
+            if _metadata(content)["crc32"] == _checksum(array):
                 return array
             reason = "its checksum is wrong"
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = str(error)
         warnings.warn(
-            f"{path.name} ({kind}) in the feature store was damaged ({reason}); it is computed again."
+            f"{path.name} ({kind}) in the feature store was damaged ({reason}); "
+            "it is computed again."
         )
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._failure("written", error, "what it holds is kept") from error
+            raise self._not_writable(error) from error
         return None
 
-    def _failure(self, done, error, kept):
-        right = "read" if done == "read" else "write"
-        advice = SYSTEM_LIMITS.get(error.errno) or (
-            f"Make room and get the right to {right} there, set VLMAD_STORE (or store=) to another folder, "
-            "or pass store=None"
-        )
-        where = self.folder.parents[1]
+    def _not_readable(self, error: OSError) -> StoreError:
+        advice = SYSTEM_LIMITS.get(error.errno or 0, f"Get the right to read there, {ELSEWHERE}")
         return StoreError(
-            f"the feature store {where} cannot be {done} ({error}); {kept}. {advice}."
+            f"the feature store {self.folder.parents[1]} cannot be read ({error}); nothing was "
+            f"deleted or computed again. {advice}."
+        )
+
+    def _not_writable(self, error: OSError) -> StoreError:
+        default = f"Make room and get the right to write there, {ELSEWHERE}"
+        advice = SYSTEM_LIMITS.get(error.errno or 0, default)
+        return StoreError(
+            f"the feature store {self.folder.parents[1]} cannot be written ({error}); what it "
+            f"holds is kept. {advice}."
         )
 
 
-def _metadata(content):
+def _checksum(array: np.ndarray) -> str:
+    return str(zlib.crc32(np.ascontiguousarray(array).data))
+
+
+def _metadata(content: bytes) -> dict[str, str]:
     """Return the metadata of a safetensors file; its header is JSON after a length of 8 bytes."""
     size = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + size])["__metadata__"]
 
 
 class MemoryStore:
-    """The same without a disk; scores are identical, since both round alike."""
+    """Keep arrays in memory, as :class:`DiskStore` does on disk."""
 
-    def __init__(self):
-        self.arrays, self.name = {}, uuid.uuid4().hex
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, str], np.ndarray] = {}
+        self.name: str = uuid.uuid4().hex
 
-    def has(self, kind, key):
+    def has(self, kind: str, key: str) -> bool:
+        """Return whether there is an array."""
         return (kind, key) in self.arrays
 
-    def put(self, kind, key, array):
+    def put(self, kind: str, key: str, array: np.ndarray) -> None:
+        """Keep an array; it is not copied."""
         self.arrays[kind, key] = array
 
-    def get(self, kind, key):
+    def get(self, kind: str, key: str) -> np.ndarray | None:
+        """Return the array, or None where there is none."""
         return self.arrays.get((kind, key))
+
+
+Store = DiskStore | MemoryStore

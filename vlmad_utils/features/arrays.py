@@ -1,22 +1,32 @@
-"""Encoded images: read from a store when asked for (:class:`Features`), or held in memory (:class:`Arrays`)."""
+"""Hold encoded images: :class:`Features` reads a store on use, :class:`Arrays` are in memory."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 
+from ..store import Store
+from .kinds import parsed
 
-def _selection(rows):
+Rows = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | torch.Tensor | pd.Series
+Tokens = Mapping[int | str, torch.Tensor]  # by block, or by window
+
+
+def _selection(rows: Rows) -> slice | np.ndarray:
     """Return a slice, or an array of positions or booleans; one number selects one row."""
     if isinstance(rows, slice):
         return rows
-    rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
-    rows = np.atleast_1d(np.asarray(rows))
+    rows = np.atleast_1d(np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows))
     return rows if rows.size else rows.astype(int)  # NumPy makes floats of an empty list
 
 
 class Features:
-    """Encoded images, read from the store when asked for.
+    """Encoded images, read from the store on use.
+
+    ``features[rows]`` selects by a boolean mask, slice or integer positions, and reads nothing.
 
     Attributes
     ----------
@@ -26,66 +36,74 @@ class Features:
     windows : {k: (B, W, D) float32}, unit norm; sparse ones under "<k>s<stride>"
     grid : (h, w)
     index : DataFrame, row i describes image i (None when arrays were encoded)
-
-    ``features[rows]`` selects by a boolean mask, slice or integer positions; nothing is read before it is used.
+    store, keys : where the arrays are, and the content hash of each image
+    shapes : {kind: shape of the array of one image}
     """
 
-    def __init__(self, store, keys, grid, shapes, index=None, recompute=None):
-        self.store, self.keys, self.grid, self.index = store, list(keys), tuple(grid), index
+    def __init__(
+        self,
+        store: Store,
+        keys: Sequence[str],
+        grid: tuple[int, int],
+        shapes: Mapping[str, tuple[int, ...]],
+        index: pd.DataFrame | None = None,
+        recompute: Callable[[], None] | None = None,
+    ) -> None:
+        self.store, self.keys, self.index = store, list(keys), index
+        self.grid: tuple[int, int] = (grid[0], grid[1])
         self.shapes = dict(shapes)
-        self._recompute = recompute
+        self._recompute = recompute  # encodes again what the store has lost
 
     @property
-    def kinds(self):
-        """Return the kinds of arrays that :meth:`read` knows."""
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds that :meth:`read` knows."""
         return tuple(self.shapes)
 
     @property
-    def identity(self):
-        """What names the numbers: images and where they are kept (with its fingerprint of the backbone)."""
+    def identity(self) -> tuple[str, ...]:
+        """Return what names the numbers: the store, with the backbone's fingerprint, and images."""
         return self.store.name, *self.keys
 
-    def __getstate__(self):
-        return {
-            **self.__dict__,
-            "_recompute": None,
-        }  # else the model and all images went with it to another process
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what holds the model and all images: another process gets keys only."""
+        return {**self.__dict__, "_recompute": None}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, rows):
-        picked = np.arange(len(self.keys))[_selection(rows)]
+    def __getitem__(self, rows: Rows) -> "Features":
+        picked = np.arange(len(self))[_selection(rows)]
+        keys = [self.keys[i] for i in picked]
         index = None if self.index is None else self.index.iloc[picked].reset_index(drop=True)
-        return Features(
-            self.store,
-            [self.keys[i] for i in picked],
-            self.grid,
-            self.shapes,
-            index,
-            self._recompute,
-        )
+        return Features(self.store, keys, self.grid, self.shapes, index, self._recompute)
 
-    def read(self, kind):
-        """All images' arrays of one kind, stacked: float32 tensor (B, ...)."""
-        if kind not in self.kinds:
+    def read(self, kind: str) -> torch.Tensor:
+        """Return the arrays of one kind, stacked: (B, ...) float32.
+
+        Raises
+        ------
+        KeyError for a kind that was not encoded; FileNotFoundError where the store has lost an
+        image whose file is no longer there; StoreError where the store cannot be read.
+        """
+        if kind not in self.shapes:
             raise KeyError(
-                f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode again with "
-                "blocks=, windows= or patches=True: only the difference is computed."
+                f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode "
+                "again with blocks=, windows= or patches=True: only the difference is computed."
             )
-        stacked = None
-        for i, key in enumerate(
-            self.keys
-        ):  # each array straight to its place: one copy, and no second set in memory
+        # memory of torch is aligned: products give the same last bit wherever it lies. Each array
+        # goes straight to its place, so there is no second set in memory.
+        stacked = torch.empty(len(self), *self.shapes[kind])
+        for i, key in enumerate(self.keys):
             array = self._array(kind, key)
-            if (
-                stacked is None
-            ):  # torch's memory is aligned: products give the same last bit wherever it lies
-                stacked = torch.empty(len(self.keys), *array.shape)
+            if array.shape != self.shapes[kind]:
+                raise ValueError(
+                    f"{kind} of image {key} has shape {array.shape}, expected {self.shapes[kind]}: "
+                    "the attributes of the backbone do not fit what it gives."
+                )
             stacked.numpy()[i] = array
-        return torch.empty(0, *self.shapes[kind]) if stacked is None else stacked
+        return stacked
 
-    def _array(self, kind, key):
+    def _array(self, kind: str, key: str) -> np.ndarray:
         array = self.store.get(kind, key)
         if array is None and self._recompute is not None:  # damaged or deleted since it was encoded
             self._recompute()
@@ -97,52 +115,49 @@ class Features:
         return array
 
     @property
-    def image(self):
+    def image(self) -> torch.Tensor:
+        """Return the image embeddings (B, D)."""
         return self.read("image")
 
     @property
-    def patches(self):
+    def patches(self) -> torch.Tensor:
+        """Return the text-aligned patch embeddings (B, N, D)."""
         return self.read("patches")
 
     @property
-    def tokens(self):
-        return _Lazy(self, "tokens-")
+    def tokens(self) -> Tokens:
+        """Return the patch tokens {block: (B, N, C)}, each read on use."""
+        return _Lazy(self, "tokens")
 
     @property
-    def windows(self):
-        return _Lazy(self, "windows-")
+    def windows(self) -> Tokens:
+        """Return the window embeddings {k: (B, W, D)}, each read on use."""
+        return _Lazy(self, "windows")
 
 
-class _Lazy:
-    """Dict-like view: ``tokens[9]`` reads kind "tokens-9"."""
+class _Lazy(Mapping[int | str, torch.Tensor]):
+    """Read on use: ``tokens[9]`` is the kind "tokens-9"."""
 
-    def __init__(self, features, prefix):
-        self.features, self.prefix = features, prefix
+    def __init__(self, features: Features, what: str) -> None:
+        self.features, self.what = features, what
 
-    def __getitem__(self, name):
-        return self.features.read(f"{self.prefix}{name}")
+    def __getitem__(self, name: int | str) -> torch.Tensor:
+        return self.features.read(f"{self.what}-{name}")
 
-    def __iter__(self):
-        names = [
-            kind.removeprefix(self.prefix)
-            for kind in self.features.kinds
-            if kind.startswith(self.prefix)
-        ]
-        return iter([int(name) if name.isdigit() else name for name in names])
+    def __contains__(self, name: object) -> bool:
+        return f"{self.what}-{name}" in self.features.shapes
 
-    def __len__(self):
+    def __iter__(self) -> Iterator[int | str]:
+        pairs = [parsed(kind) for kind in self.features.kinds]
+        return iter([name for what, name in pairs if what == self.what])
+
+    def __len__(self) -> int:
         return len(list(iter(self)))
-
-    def keys(self):
-        return list(iter(self))
-
-    def items(self):
-        return [(name, self[name]) for name in self]
 
 
 @dataclass
 class Arrays:
-    """Encoded images held in memory, with the same attributes as :class:`Features`.
+    """Encoded images held in memory, with the attributes of :class:`Features`.
 
     Attributes
     ----------
@@ -154,32 +169,29 @@ class Arrays:
     """
 
     image: torch.Tensor
-    grid: tuple
-    patches: torch.Tensor = None
-    tokens: dict = field(default_factory=dict)
-    windows: dict = field(default_factory=dict)
-    identity = None  # arrays may change, so nothing made of them is remembered
+    grid: tuple[int, int]
+    patches: torch.Tensor | None = None
+    tokens: Tokens = field(default_factory=dict)
+    windows: Tokens = field(default_factory=dict)
+    identity: ClassVar[None] = None  # arrays may change, so nothing made of them is remembered
 
-    def __post_init__(self):
-        found = {
-            "image": self.image,
-            "patches": self.patches,
-            **{f"tokens[{b!r}]": x for b, x in self.tokens.items()},
-            **{f"windows[{k!r}]": x for k, x in self.windows.items()},
-        }
+    def __post_init__(self) -> None:
+        found = {"image": self.image, "patches": self.patches}
+        found |= {f"tokens[{block!r}]": x for block, x in self.tokens.items()}
+        found |= {f"windows[{k!r}]": x for k, x in self.windows.items()}
         lengths = {name: len(x) for name, x in found.items() if x is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"One row per image is wanted in every array, found {lengths}.")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.image)
 
-    def __getitem__(self, rows):
-        rows = _selection(rows)
+    def __getitem__(self, rows: Rows) -> "Arrays":
+        picked = _selection(rows)
         return Arrays(
-            self.image[rows],
+            self.image[picked],
             self.grid,
-            None if self.patches is None else self.patches[rows],
-            {b: x[rows] for b, x in self.tokens.items()},
-            {k: x[rows] for k, x in self.windows.items()},
+            None if self.patches is None else self.patches[picked],
+            {block: x[picked] for block, x in self.tokens.items()},
+            {k: x[picked] for k, x in self.windows.items()},
         )
