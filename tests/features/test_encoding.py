@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures import tiny
+from fixtures import faults, tiny
 from fixtures.counting import Tiny
 from PIL import Image
 
@@ -279,6 +280,7 @@ def _fill(index, folder, pause):
     features.encode(model, index, store=folder, batch_size=1, **ASKED)
 
 
+@pytest.mark.slow  # three processes import the package
 def test_two_processes_fill_it_at_once_and_a_kill_leaves_nothing_wrong(index, tmp_path):
     expected = everything(features.encode(Tiny(), index, store=None, batch_size=1, **ASKED))
     context = multiprocessing.get_context("spawn")
@@ -351,3 +353,10 @@ def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
     assert len(read) == 20 and len(seen) == 10 and all(n <= 2 * (i + 3) for i, n in enumerate(seen))
     one_by_one = features.encode(Tiny(), images, store=None, batch_size=20, progress=False)
     assert torch.allclose(ahead.image, one_by_one.image, atol=1e-6)
+
+
+def test_features_of_arrays_do_not_take_their_images_along(tmp_path):
+    images = [faults.noise(i, 300, 300) for i in range(4)]
+    found = features.encode(tiny.model(), images, store=tmp_path, progress=False)
+    sent = pickle.dumps(found)
+    assert len(sent) < 5_000 and torch.equal(pickle.loads(sent).patches, found.patches)

@@ -19,12 +19,10 @@ from PIL import Image
 from vlmad_utils import store as stores
 from vlmad_utils.store import DiskStore, StoreError
 
-# ---- the feature store ---------------------------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def befallen(tmp_path_factory):
-    """What one process saw whose children were killed and whose disk was full; its folder."""
+    """Return what a process saw whose children were killed and whose disk was full; its folder."""
     pytest.importorskip("resource", reason="POSIX processes and limits")
     folder = tmp_path_factory.mktemp("store")
     for name in ("kill", "limit", "disk"):
@@ -37,14 +35,16 @@ def befallen(tmp_path_factory):
     ), folder
 
 
+@pytest.mark.slow  # of the fixture's child processes
 def test_no_kill_leaves_anything_wrong_or_loses_anything(befallen):
-    """24 kills with signal 9, in real processes: at a chosen step of a write, and at any moment."""
+    """Look at 24 kills with signal 9 of real processes: at a step of a write, and at any moment."""
     seen = befallen[0]["kill"]
     assert seen["kills"] >= 20 and set(seen["steps"]) >= {"b", "w", "r", "?"}
     assert seen["damaged"] == 0 and seen["lost"] == 0 and seen["equal"]
     assert seen["parts"] > 0  # a write was indeed cut; such a rest is never read
 
 
+@pytest.mark.slow
 @cases(
     ("a disk of 128 KB", "disk", errno.ENOSPC),
     ("a limit on the size of a file", "limit", errno.EFBIG),
@@ -174,7 +174,7 @@ def test_a_file_without_the_right_to_read_it_is_kept(tmp_path):
 
 @pytest.fixture
 def stored(tmp_path):
-    """A store with one array; a function that replaces its file, reads it, and says whether all went as it should."""
+    """Return the file of an array, and what writes and reads it and says whether that is right."""
     store, key, array = (
         DiskStore(tmp_path, "f"),
         "ab" * 20,
@@ -192,7 +192,7 @@ def stored(tmp_path):
             return len(seen) == 1 and "damaged" in str(seen[0].message) and not path.exists()
         return found.dtype == array.dtype and np.array_equal(found, array) and not seen
 
-    assert read(path.read_bytes() + b"")
+    assert read(path.read_bytes())
     return path.read_bytes(), read
 
 

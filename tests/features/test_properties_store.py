@@ -29,7 +29,7 @@ names = st.tuples(
 
 
 class Store(RuleBasedStateMachine):
-    """Whatever is written, read, deleted and damaged, in any order: a store on disk gives what a dict would, or None."""
+    """Write, delete and damage in any order: a store on disk gives what a dict would, or None."""
 
     @initialize()
     def begin(self):
