@@ -139,6 +139,13 @@ def test_no_rows_give_empty_arrays_of_the_right_kind(index, tmp_path, nothing):
     ]
 
 
+def test_a_backbone_that_does_not_say_what_it_gives_is_named(index):
+    model = Tiny()
+    model.dim = 4
+    with pytest.raises(ValueError, match=r"shape \(5,\), expected \(4,\).*attributes of the back"):
+        features.encode(model, index, store=None, progress=False).image.sum()
+
+
 def test_no_images_give_empty_features():
     assert features.encode(Tiny(), [], store=None).patches.shape == (0, 16, 5)
 
