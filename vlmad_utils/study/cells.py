@@ -1,69 +1,94 @@
-"""One cell of the grid as a file: named by all that made it, written whole, checked when it is read."""
+"""Keep one cell of the grid as a file: named by all that made it, checked when it is read."""
 
 import functools
 import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 
 from .. import paths
+from ..features import Features
 from .evaluate import evaluate
-from .method import digest
+from .method import Method
 
+# files whose change makes rows anew
 CODE = (
-    "study/*",
-    "evaluation/*",
-    "models/windows",
-    "data/images",
-    "models/onednn",
-    "methods/*",
-)  # modules whose change makes rows anew
+    "data/images.py",
+    "evaluation/*.py",
+    "methods/*.py",
+    "models/onednn.py",
+    "models/windows.py",
+    "study/*.py",
+)
+ADVICE = (
+    "make room and get the right to write there, or set VLMAD_STORE (or store=) to another folder"
+)
+
+
+class Cell(TypedDict):
+    """Scores of one category by one method with one draw of references, and their metrics.
+
+    Attributes
+    ----------
+    about : training, meaning, n_images, n_anomalous
+    rows : see :func:`.evaluate.evaluate`
+    labels, scores : of each image
+    """
+
+    about: dict[str, Any]
+    rows: list[dict[str, Any]]
+    labels: list[int]
+    scores: list[float]
+
+
+class Task(NamedTuple):
+    """What a cell is made of, as it goes to a worker.
+
+    One tuple, since joblib would spread arrays by themselves and lose them with their worker.
+    """
+
+    method: Method
+    features: Features
+    references: Features | None
+    prototypes: torch.Tensor | None
+    path: Path | None
+
+
+def code_files() -> list[Path]:
+    """Return the files of code on which a row depends."""
+    package = Path(__file__).parents[1]
+    return sorted(path for pattern in CODE for path in package.glob(pattern))
 
 
 @functools.cache
-def code_hash():
-    """Hash of the modules of which a row depends."""
-    here = Path(__file__).parents[1]
-    files = sorted(path for name in CODE for path in here.glob(f"{name}.py"))
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
+def code_hash() -> str:
+    """Return the hash of the code on which a row depends."""
+    content = b"\0".join(path.read_bytes() for path in code_files())
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def cell_key(base, method, fingerprint, test, labels, masks, references, prototypes, size, draws):
-    text = None if prototypes is None else digest(prototypes)
-    facts = [
-        base,
-        method.blocks,
-        method.windows,
-        repr(method.settings),
-        fingerprint,
-        test,
-        labels,
-        masks,
-        references,
-        text,
-        size,
-        draws,
-        code_hash(),
-        torch.__version__,
-        np.__version__,
-    ]
-    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:40]
+def cell_key(**facts: Any) -> str:
+    """Return the name of a cell: hash of what made it, of the code, and of torch and NumPy."""
+    made_by = {"code": code_hash(), "torch": torch.__version__, "numpy": np.__version__}
+    text = json.dumps({**facts, **made_by}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def cell_path(where, key):
-    return where / key[:2] / f"{key}.json"
+def cell_path(folder: Path, key: str) -> Path:
+    """Return where a cell lies."""
+    return folder / key[:2] / f"{key}.json"
 
 
-def score_cell(job, size, draws):
-    method, feats, references, prototypes, path = (
-        job  # one tuple: arrays by themselves would be spread, and lost with their worker
-    )
-    scores = method.score(feats, references, prototypes)
-    index = feats.index
-    cell = {
+def score_cell(task: Task, size: tuple[int, int], draws: int) -> Cell:
+    """Score and evaluate the images of a cell, and write it where it has a path."""
+    scores = task.method.score(task.features, task.references, task.prototypes)
+    index = task.features.index
+    assert index is not None
+    cell: Cell = {
         "about": {
             "training": scores.training,
             "meaning": scores.meaning,
@@ -74,17 +99,14 @@ def score_cell(job, size, draws):
         "labels": index["label"].tolist(),
         "scores": scores.image.tolist(),
     }
-    if path:
-        with paths.atomic_write(
-            path,
-            "make room and get the right to write there, or set VLMAD_STORE (or store=) to another folder",
-        ) as temporary:
+    if task.path:
+        with paths.atomic_write(task.path, ADVICE) as temporary:
             temporary.write_text(json.dumps({**cell, "sha256": _checksum(cell)}), encoding="utf-8")
     return cell
 
 
-def read_cell(path):
-    """The cell of a file; None when there is none, or it does not read as it was written: then it is made anew."""
+def read_cell(path: Path) -> Cell | None:
+    """Return the cell of a file; None without one, or (with a warning) where it is damaged."""
     try:
         cell = json.loads(path.read_bytes())
         if cell.pop("sha256") == _checksum(cell):
@@ -99,5 +121,5 @@ def read_cell(path):
     return None
 
 
-def _checksum(cell):
+def _checksum(cell: Cell) -> str:
     return hashlib.sha256(json.dumps(cell).encode()).hexdigest()

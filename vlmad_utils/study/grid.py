@@ -1,39 +1,27 @@
-"""A grid of (method, category, shots, seed) to tidy rows: encode once, score each cell, evaluate, resume.
+"""Run a grid of (method, category, shots, seed): encode once, score each cell, evaluate, resume.
 
-Every cell is written to the store as soon as it is done, under a name made of all that made it (images, references,
-masks, words, weights, options, code), so a broken run goes on where it stopped and an old number is never taken for a
-new one.
+Every cell is written to the store as soon as it is done, under a name made of all that made it
+(images, references, masks, words, weights, options, code). So a broken run goes on where it
+stopped, and an old number is never taken for a new one.
 """
 
-import hashlib
-import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from .. import data, features
-from ..models import prompts
-from ..paths import content_hash, store_folder
-from .cells import cell_key, cell_path, read_cell, score_cell
+from .. import features
+from ..features import Features
+from ..models import Backbone, prompts
+from ..paths import store_folder
+from .cells import Cell, Task, cell_path, read_cell, score_cell
+from .jobs import Images, Job, build_jobs, gather_images
 from .method import Method
-
-KEYS = ["dataset", "category", "method", "backbone", "k_shot", "seed", "prompts"]
-
-
-class _Job(NamedTuple):
-    """One cell to be: its columns, the method, rows of its images and references in their tables, and what names it."""
-
-    base: dict
-    method: Method
-    rows: np.ndarray
-    references: list
-    prototypes: torch.Tensor | None
-    key: str
 
 
 @dataclass(frozen=True)
@@ -42,9 +30,10 @@ class Result:
 
     Attributes
     ----------
-    rows : DataFrame, one row per cell and metric: KEYS, training, meaning, metric, value, low, high, chance, n_images,
-        n_anomalous, image_size, map_size
-    images : DataFrame, one row per cell and image: KEYS, image (row number in the test part of the index), label, score
+    rows : DataFrame, one row per cell and metric: KEYS, training, meaning, metric, value, low,
+        high, chance, n_images, n_anomalous, image_size, map_size
+    images : DataFrame, one row per cell and image: KEYS, image (row number in the test part of
+        the index), label, score
     """
 
     rows: pd.DataFrame
@@ -52,32 +41,35 @@ class Result:
 
 
 def run(
-    model,
-    index,
-    methods,
-    shots=(0,),
-    seeds=(0,),
-    size=(224, 224),
-    draws=1000,
-    store="auto",
-    progress=True,
-    keep_features=True,
-):
-    """Score and evaluate every cell of the grid; cells done before are read, and their images are not encoded again.
+    model: Backbone,
+    index: pd.DataFrame,
+    methods: Sequence[Method],
+    shots: Iterable[int] = (0,),
+    seeds: Iterable[int] = (0,),
+    size: tuple[int, int] = (224, 224),
+    draws: int = 1000,
+    store: Path | str | None = "auto",
+    progress: bool = True,
+    keep_features: bool = True,
+) -> Result:
+    """Score and evaluate every cell of the grid.
+
+    Cells that were done before are read, and their images are not encoded again.
 
     Parameters
     ----------
     model : Backbone
-    index : DataFrame of ``data.index``, or several of them concatenated; test rows are scored, references are drawn
-        from the normal train rows of the same category
+    index : DataFrame of ``data.index``, or several of them concatenated; test rows are scored,
+        references are drawn from the normal train rows of the same category
     methods : list of :class:`Method`
     shots : numbers K of references; 0 is zero-shot
     seeds : of the draw of references; K = 0 is run once, with the first seed
     size, draws : see :func:`evaluate`
     store : "auto", a folder, or None (nothing is kept)
     progress : show bars
-    keep_features : False keeps the cells only, and the features in memory while they are scored (about 1 MB an image of the
-        embedded model): for pictures that nothing else will read; not on a cluster, where they would go with each cell
+    keep_features : False keeps the cells only, and the features in memory while they are scored
+        (about 1 MB an image of the embedded model): for images that nothing else will read; not
+        on a cluster, where they would go with each cell
 
     Returns
     -------
@@ -85,146 +77,125 @@ def run(
 
     Raises
     ------
-    DataError when images cannot be read, ValueError when a category has several object names.
+    Before anything is encoded. ValueError when nothing is left to run, a label is unknown, a
+    category has several object names, or the backbone cannot give a block or window; DataError
+    when images cannot be read, or a category has too few references.
 
     Notes
     -----
-    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or ``backend="dask"`` on a
-    cluster that shares the store and the images. Rows do not depend on it.
+    Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or
+    ``backend="dask"`` on a cluster that shares the store and the images. Rows do not depend on it.
     """
-    index = index.reset_index(drop=True)
-    test = index[index["split"] == "test"].reset_index(drop=True)
-    draws_of = {(k, s): data.split_references(index, k, s) for k in shots if k for s in seeds}
-    wanted = [m for m in methods if any(m.takes(k) for k in shots)]
-    pool = (
-        pd.concat(draws_of.values()).drop_duplicates("image_path").reset_index(drop=True)
-        if draws_of
-        else test[:0]
-    )
-    row_of = {path: i for i, path in enumerate(pool["image_path"])}
-    hashes, of_pool = np.array(features.keys(test), object), np.array(features.keys(pool), object)
-    groups = test.groupby(["dataset", "category"], sort=False).indices
-    requests = {
-        (i, noun): (noun, m.ensemble)
-        for i, m in enumerate(wanted)
-        if m.ensemble is not None
-        for noun in dict.fromkeys(test["object_name"])
-    }
+    methods, shots, seeds = list(methods), list(shots), list(seeds)
+    shots = [k for k in shots if any(method.takes(k) for method in methods)]
+    images = gather_images(index, shots, seeds)
+    jobs = build_jobs(model, images, methods, shots, seeds, size, draws)
+    folder = None if store is None else store_folder(store) / "study"
+    cells = _finished(jobs, folder)
+    todo = [job for job in jobs if job.key not in cells]
+    tasks = _prepared(model, images, todo, folder, store, keep_features, progress)
+    cells |= _scored(todo, tasks, size, draws, progress)
+    return _tidy(jobs, cells, {"image_size": model.image_size[0], "map_size": size[0]})
+
+
+def encode(
+    model: Backbone,
+    index: pd.DataFrame,
+    methods: Iterable[Method],
+    store: Path | str | None = "auto",
+    progress: bool = True,
+) -> Features:
+    """Encode images with all that the methods need, in one pass."""
+    methods = list(methods)
+    blocks = list(dict.fromkeys(b for m in methods for b in m.blocks))
+    windows = sorted({w for m in methods for w in m.windows}, key=str)
+    patches = any(m.patches for m in methods)
+    return features.encode(model, index, blocks, windows, patches, store, progress=progress)
+
+
+def _finished(jobs: Sequence[Job], folder: Path | None) -> dict[str, Cell]:
+    """Read the cells that lie in the store."""
+    if folder is None:
+        return {}
+    found = {job.key: read_cell(cell_path(folder, job.key)) for job in jobs}
+    return {key: cell for key, cell in found.items() if cell is not None}
+
+
+def _prepared(
+    model: Backbone,
+    images: Images,
+    todo: Sequence[Job],
+    folder: Path | None,
+    store: Path | str | None,
+    keep_features: bool,
+    progress: bool,
+) -> list[Task]:
+    """Encode the words and images of the cells that are missing; return what each is made of."""
+    requests = {j.texts: (j.object_name, j.method.ensemble) for j in todo if j.texts is not None}
     text = prompts.prototype_table(model, requests, store=store) if requests else {}
-    jobs = []
-    for name, rows in groups.items():
-        part, masks = (
-            test.iloc[rows].reset_index(drop=True),
-            [p for p in test["mask_path"].iloc[rows] if p],
-        )
-        if part["object_name"].nunique() > 1:
-            raise ValueError(
-                f"{name}: one category has several object names, {sorted(set(part['object_name']))}."
-            )
-        made_of = [content_hash(path) for path in masks]
-        for i, method in enumerate(wanted):
-            prototypes, fingerprint = (
-                text.get((i, part["object_name"][0])),
-                (method.backbone or model).fingerprint,
-            )
-            for k in shots:
-                for seed in seeds if k else list(seeds)[:1]:
-                    if not method.takes(k):
-                        continue
-                    drawn = draws_of[k, seed] if k else pool[:0]
-                    own = (drawn["dataset"] == name[0]) & (drawn["category"] == name[1])
-                    references = [row_of[p] for p in drawn.loc[own, "image_path"]]
-                    base = dict(
-                        zip(
-                            KEYS,
-                            (*name, method.name, model.name, k, seed, _label(method.ensemble)),
-                            strict=True,
-                        )
-                    )
-                    key = cell_key(
-                        base,
-                        method,
-                        fingerprint,
-                        hashes[rows].tolist(),
-                        part["label"].tolist(),
-                        made_of,
-                        of_pool[references].tolist() if k else None,
-                        prototypes,
-                        size,
-                        draws,
-                    )
-                    jobs.append(_Job(base, method, rows, references, prototypes, key))
-    where = None if store is None else store_folder(store) / "study"
-    cells = {job.key: where and read_cell(cell_path(where, job.key)) for job in jobs}
-    todo = [job for job in jobs if cells[job.key] is None]
-    feats, bank = (
-        _encoded(model, table, todo, what, store if keep_features else None, progress)
-        for table, what in ((test, "rows"), (pool, "references"))
-    )
-    made = Parallel(return_as="generator")(
-        delayed(score_cell)(
-            (
-                replace(job.method, backbone=None),
-                feats[job.key],
-                bank.get(job.key),
-                job.prototypes,
-                where and cell_path(where, job.key),
-            ),
-            size,
-            draws,
+    kept = store if keep_features else None
+    test = _encoded(model, images.test, {job: job.rows for job in todo}, kept, progress)
+    bank = _encoded(model, images.pool, {job: job.references for job in todo}, kept, progress)
+    return [
+        Task(
+            replace(job.method, backbone=None),
+            test[job.key],
+            bank.get(job.key),
+            text.get(job.texts),
+            None if folder is None else cell_path(folder, job.key),
         )
         for job in todo
-    )
-    quiet = {} if progress and todo else {"disable": True}  # left out, TQDM_DISABLE decides
-    for job, cell in zip(
-        todo, tqdm(made, total=len(todo), desc="score", unit="cell", **quiet), strict=True
-    ):
-        cells[job.key] = cell
-    facts = {"image_size": model.image_size[0], "map_size": size[0]}
-    rows = [
-        {**job.base, **cells[job.key]["about"], **row, **facts}
-        for job in jobs
-        for row in cells[job.key]["rows"]
     ]
-    images = [
-        {**job.base, "image": number, "label": label, "score": score}
-        for job in jobs
-        for number, label, score in zip(
-            job.rows, cells[job.key]["labels"], cells[job.key]["scores"], strict=True
-        )
-    ]
-    return Result(pd.DataFrame(rows), pd.DataFrame(images))
 
 
-def _encoded(model, table, jobs, what, store, progress):
-    """{key of a cell: features of its rows ("rows" or "references") of the table}, encoded in one pass by each backbone, nearly
-    always the one that was given."""
+def _encoded(
+    model: Backbone,
+    table: pd.DataFrame,
+    rows: Mapping[Job, Sequence[int] | np.ndarray],
+    store: Path | str | None,
+    progress: bool,
+) -> dict[str, Features]:
+    """Encode rows of a table in one pass a backbone; return the features of each cell by its key.
+
+    Nearly always there is one backbone, the one that was given.
+    """
+    by_backbone: dict[Backbone, list[Job]] = {}
+    for job in rows:
+        if len(rows[job]):
+            by_backbone.setdefault(job.method.backbone or model, []).append(job)
     found = {}
-    for backbone in dict.fromkeys(job.method.backbone or model for job in jobs):
-        own = [
-            job
-            for job in jobs
-            if (job.method.backbone or model) is backbone and len(getattr(job, what))
-        ]
-        wanted = sorted({row for job in own for row in getattr(job, what)})
-        if wanted:
-            feats = encode(
-                backbone, table.iloc[wanted], [job.method for job in own], store, progress
-            )
-            found |= {job.key: feats[np.searchsorted(wanted, getattr(job, what))] for job in own}
+    for backbone, jobs in by_backbone.items():
+        needed = sorted({row for job in jobs for row in rows[job]})
+        feats = encode(backbone, table.iloc[needed], [j.method for j in jobs], store, progress)
+        found |= {job.key: feats[np.searchsorted(needed, rows[job])] for job in jobs}
     return found
 
 
-def encode(model, index, methods, store="auto", progress=True):
-    """Features with all that the methods need, encoded in one pass."""
-    blocks = list(dict.fromkeys(b for m in methods for b in m.blocks))
-    windows = sorted({w for m in methods for w in m.windows}, key=str)
-    return features.encode(
-        model, index, blocks, windows, any(m.patches for m in methods), store, progress=progress
+def _scored(
+    todo: Sequence[Job], tasks: Sequence[Task], size: tuple[int, int], draws: int, progress: bool
+) -> dict[str, Cell]:
+    """Score and write the cells, wherever joblib runs them."""
+    made: Iterator[Cell] = Parallel(return_as="generator")(
+        delayed(score_cell)(task, size, draws) for task in tasks
     )
+    # left out, TQDM_DISABLE decides
+    quiet: dict[str, Any] = {} if progress and todo else {"disable": True}
+    with tqdm(total=len(todo), desc="score", unit="cell", **quiet) as bar:
+        found = {}
+        for job, cell in zip(todo, made, strict=True):
+            found[job.key] = cell
+            bar.update()
+    return found
 
 
-def _label(ensemble):
-    if ensemble is None or isinstance(ensemble, str):
-        return ensemble or "none"
-    return "own-" + hashlib.sha256(json.dumps(ensemble, sort_keys=True).encode()).hexdigest()[:8]
+def _tidy(jobs: Sequence[Job], cells: Mapping[str, Cell], facts: Mapping[str, int]) -> Result:
+    """Put the cells of all jobs in two tables."""
+    rows, images = [], []
+    for job in jobs:
+        cell = cells[job.key]
+        rows += [{**job.base, **cell["about"], **row, **facts} for row in cell["rows"]]
+        images += [
+            {**job.base, "image": number, "label": label, "score": score}
+            for number, label, score in zip(job.rows, cell["labels"], cell["scores"], strict=True)
+        ]
+    return Result(pd.DataFrame(rows), pd.DataFrame(images))

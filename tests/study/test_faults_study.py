@@ -1,0 +1,57 @@
+"""What once went wrong in the study: keys of cells, late refusals, hidden state between methods."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fixtures import tiny, trees
+
+import vlmad_utils
+from vlmad_utils import data, study
+from vlmad_utils.models import prompts
+from vlmad_utils.study import registry
+
+PACKAGE = Path(vlmad_utils.__file__).parent
+FINDS_OR_KEEPS = {"__init__", "paths", "store"}  # and data/ but for images: the key holds contents
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Two categories: 3 references, 3 normal and 3 anomalous test images each."""
+    return data.index("folder", root=trees.noise_set(tmp_path_factory.mktemp("set"), 3, 40))
+
+
+def run(model, index, methods, store, **options):
+    options = {"size": (40, 40), "draws": 0, "progress": False, **options}
+    return study.run(model, index, methods, store=store, **options)
+
+
+# ---- keys of cells ------------------------------------------------------------------------------
+def moving_words():
+    """The tiny model, but its text embeddings move in their last bits from call to call."""
+    model, calls = copy.copy(tiny.model()), []
+    encode_text = model.encode_text
+    model.encode_text = lambda texts: (
+        encode_text(texts) * (1 + 1e-6 * len(calls.append(1) or calls))
+    )
+    model.fingerprint = "moving words"
+    return model
+
+
+def test_cells_are_found_again_whatever_was_asked_before(index, tmp_path, monkeypatch):
+    model = moving_words()
+    method = registry.clip_ac_method(model)
+    first = run(model, index, [method], tmp_path)
+    for path in (tmp_path / "v1" / model.fingerprint / "text").rglob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(prompts, "_CACHE", {}, raising=False)
+    prompts.embed(model, ["a photo of a bolt."], tmp_path)
+
+    def never(*_):
+        raise AssertionError("this cell was there")
+
+    again = run(model, index, [replace(method, score=never)], tmp_path)
+    assert again.rows.equals(first.rows)
+    with pytest.raises(AssertionError, match="this cell was there"):  # other words, another cell
+        run(model, index.assign(object_name="nut"), [replace(method, score=never)], tmp_path)
