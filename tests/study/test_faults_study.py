@@ -1,5 +1,6 @@
 """What once went wrong in the study: keys of cells, late refusals, hidden state between methods."""
 
+import ast
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from fixtures import tiny, trees
 import vlmad_utils
 from vlmad_utils import data, study
 from vlmad_utils.models import prompts
-from vlmad_utils.study import registry
+from vlmad_utils.study import cells, registry
 
 PACKAGE = Path(vlmad_utils.__file__).parent
 FINDS_OR_KEEPS = {"__init__", "paths", "store"}  # and data/ but for images: the key holds contents
@@ -55,3 +56,37 @@ def test_cells_are_found_again_whatever_was_asked_before(index, tmp_path, monkey
     assert again.rows.equals(first.rows)
     with pytest.raises(AssertionError, match="this cell was there"):  # other words, another cell
         run(model, index.assign(object_name="nut"), [replace(method, score=never)], tmp_path)
+
+
+def imports(path):
+    """Files of the package that a file of it imports, with the __init__ of their folders."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        names = [base, *(base / alias.name for alias in node.names)]
+        found |= {name.with_suffix(".py") for name in names if name.with_suffix(".py").is_file()}
+        found |= {name / "__init__.py" for name in names if (name / "__init__.py").is_file()}
+    return found
+
+
+def reached(*start):
+    """All files of the package that are imported from some, directly or not."""
+    todo, found = set(start), set()
+    while todo:
+        path = todo.pop()
+        found.add(path)
+        todo |= imports(path) - found
+    return found
+
+
+def test_all_code_on_which_a_row_depends_is_in_its_key():
+    used = reached(PACKAGE / "study" / "grid.py", PACKAGE / "study" / "registry.py")
+    names = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in used}
+    assert {"models/sentences", "models/dinov2", "features/arrays", "evaluation/metrics"} <= names
+    hashed = {path.relative_to(PACKAGE).as_posix() for path in cells.code_files()}
+    assert {"data/images.py", "models/prompts.yaml"} <= hashed
+    left_out = {name for name in names if f"{name}.py" not in hashed}
+    assert {name for name in left_out if not name.startswith("data/")} <= FINDS_OR_KEEPS
+    assert not any(name.startswith("report") for name in names)
