@@ -90,3 +90,69 @@ def test_all_code_on_which_a_row_depends_is_in_its_key():
     left_out = {name for name in names if f"{name}.py" not in hashed}
     assert {name for name in left_out if not name.startswith("data/")} <= FINDS_OR_KEEPS
     assert not any(name.startswith("report") for name in names)
+
+
+# ---- refused before anything is encoded ---------------------------------------------------------
+@pytest.fixture
+def blind(monkeypatch):
+    """A model that must not be asked for anything."""
+    model = copy.copy(tiny.model())
+
+    def never(*_, **__):
+        raise AssertionError("encoded before it was refused")
+
+    model.encode_image = model.encode_text = never
+    model.fingerprint = "blind"
+    return model
+
+
+def test_images_of_unknown_label_are_refused_before_they_are_encoded(blind, index):
+    labels = index["label"].where(index.index % 5 > 0, -1)
+    with pytest.raises(ValueError, match=r"0 or 1, found \[-1, 0, 1\].*index\['label'\] >= 0"):
+        run(blind, index.assign(label=labels), [registry.dense(blind)], None)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["nut", "bolt"] * 9, r"several object names, \['bolt', 'nut'\]"),
+        (" ", "need words for the object .* found ' '.*object_names="),
+        (None, "need words for the object .* found None"),
+    ],
+)
+def test_object_names_are_checked_before_images_are_encoded(blind, index, names, message):
+    with pytest.raises(ValueError, match=message):
+        run(blind, index.assign(object_name=names), [registry.dense(blind)], None)
+
+
+def test_more_references_than_there_are_are_refused_and_the_most_is_said(blind, index):
+    bank, words = registry.memory_bank_method((2, 4)), registry.dense(blind)
+    fewer = index.drop(index.query("category == 'cloth' and split == 'train'").index[0])
+    most = "5 references wanted, but folder/bolt has 3, folder/cloth has 2 .*at most 2"
+    with pytest.raises(data.DataError, match=most):
+        run(blind, fewer, [bank], None, shots=(1, 5))
+    with pytest.raises(ValueError, match="0 or more, found -1"):
+        run(blind, index, [bank], None, shots=(-1,))
+    with pytest.raises(AssertionError, match="encoded"):  # no method draws the five
+        run(blind, index, [words], None, shots=(0, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"windows": (9,)}, "windows"), ({"windows": ("2s3",)}, "2s3"), ({"blocks": (7,)}, "blocks")],
+)
+def test_what_a_backbone_cannot_give_is_refused_before_images_are_encoded(
+    blind, index, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        run(blind, index, [study.Method("m", lambda *_: None, **options)], None)
+
+
+def test_an_empty_job_says_why_nothing_is_left_to_run(blind, index):
+    bank = registry.memory_bank_method((2, 4))
+    with pytest.raises(ValueError, match=r"shots=\(0,\): memory bank takes 1 or more references"):
+        run(blind, index, [bank], None)
+    with pytest.raises(ValueError, match="methods and seeds hold nothing"):
+        run(blind, index, [], None, seeds=())
+    with pytest.raises(ValueError, match="no row with split 'test'"):
+        run(blind, index[index["split"] == "train"], [bank], None, shots=(1,))

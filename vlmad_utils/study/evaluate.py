@@ -1,14 +1,24 @@
-"""From scores to tidy rows, and from rows to means over categories."""
+"""Turn scores into tidy rows, and rows into means over categories."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .. import data, evaluation
-from ..methods import upsample
+from ..methods import Scores, upsample
+from .checks import check_labels
 
 
-def evaluate(index, scores, size=(224, 224), draws=1000, seed=0):
-    """All metrics of one category as a list of dicts.
+def evaluate(
+    index: pd.DataFrame,
+    scores: Scores,
+    size: tuple[int, int] = (224, 224),
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Compute all metrics of one category.
 
     Parameters
     ----------
@@ -27,37 +37,28 @@ def evaluate(index, scores, size=(224, 224), draws=1000, seed=0):
     """
     if len(index) != len(scores):
         raise ValueError(
-            f"The index has {len(index)} images, the scores {len(scores)}: give the scores of these images."
+            f"The index has {len(index)} images, the scores {len(scores)}: "
+            "give the scores of these images."
         )
-    if index[["dataset", "category"]].drop_duplicates().shape[0] != 1:
+    if len(index[["dataset", "category"]].drop_duplicates()) != 1:
         raise ValueError(
-            "evaluate takes one category at a time: scores of different categories are not comparable."
+            "evaluate takes one category at a time: "
+            "scores of different categories are not comparable."
         )
+    check_labels(index["label"])
     labels, image = index["label"].to_numpy(), scores.image.numpy()
-    if not set(labels) <= {0, 1}:
-        raise ValueError(
-            f"Labels are 0 or 1, found {sorted(set(labels))}: leave out images whose label is unknown."
-        )
-    nothing = evaluation.Interval(np.nan, np.nan, np.nan)
     if draws:
         found = evaluation.image_bootstrap(image, labels, n=draws, seed=seed)
     else:
-        found = {
-            name: nothing._replace(value=value)
-            for name, value in evaluation.evaluate_arrays(image, labels).items()
-        }
-    has_masks = index["mask_path"].notna().to_numpy()
+        found = _without_intervals(evaluation.evaluate_arrays(image, labels))
+    has_masks, masks = index["mask_path"].notna().to_numpy(), None
     if has_masks.any() and has_masks[labels == 1].all():
         maps, masks = upsample(scores.maps, size).numpy(), data.read_masks(index, size)
         if draws:
             found |= evaluation.pixel_bootstrap(maps, masks, n=draws, seed=seed)
         else:
             exact = evaluation.evaluate_arrays(image, labels, maps, masks)
-            found |= {
-                name: nothing._replace(value=value)
-                for name, value in exact.items()
-                if name not in found
-            }
+            found = _without_intervals(exact)
     return [
         {
             "metric": name,
@@ -68,8 +69,14 @@ def evaluate(index, scores, size=(224, 224), draws=1000, seed=0):
     ]
 
 
-def summarise(rows, metric, by=("dataset", "method", "k_shot")):
-    """Macro mean over categories.
+def _without_intervals(values: dict[str, float]) -> dict[str, evaluation.Interval]:
+    return {name: evaluation.Interval(value, np.nan, np.nan) for name, value in values.items()}
+
+
+def summarise(
+    rows: pd.DataFrame, metric: str, by: Sequence[str] = ("dataset", "method", "k_shot")
+) -> pd.DataFrame:
+    """Average a metric over categories (macro mean).
 
     Parameters
     ----------
@@ -79,14 +86,20 @@ def summarise(rows, metric, by=("dataset", "method", "k_shot")):
 
     Returns
     -------
-    DataFrame: by, value (mean over categories of the mean over seeds), low, high, seed_sd (standard deviation of that
-    mean over seeds, NaN with one), chance, n_categories, n_images, training
+    DataFrame: by, value (mean over categories of the mean over seeds), low, high, seed_sd
+    (standard deviation of that mean over seeds, NaN with one), chance, n_categories, n_images,
+    training
+
+    Raises
+    ------
+    ValueError when no row has the metric.
 
     Notes
     -----
-    low and high: the categories' bootstrap distances to their value, averaged over seeds, added in quadrature and divided
-    by the number of categories, since images of different categories are drawn independently. The categories are taken
-    as given, and the luck of the references is not in it: that is seed_sd.
+    low and high: the categories' bootstrap distances to their value, averaged over seeds, added in
+    quadrature and divided by the number of categories, since images of different categories are
+    drawn independently. The categories are taken as given. The luck of the references is not in
+    the interval: that is seed_sd.
     """
     by, part = list(by), rows[rows["metric"] == metric]
     if part.empty:
@@ -95,9 +108,8 @@ def summarise(rows, metric, by=("dataset", "method", "k_shot")):
         )
     lines = []
     for name, group in part.groupby(by, sort=False):
-        per = group.groupby(["dataset", "category"])[
-            ["value", "low", "high", "chance", "n_images"]
-        ].mean()
+        columns = ["value", "low", "high", "chance", "n_images"]
+        per = group.groupby(["dataset", "category"])[columns].mean()
         below, above = (
             np.sqrt((side**2).sum()) / len(per)
             for side in (per["value"] - per["low"], per["high"] - per["value"])

@@ -20,6 +20,7 @@ from ..features import Features
 from ..models import Backbone, prompts
 from ..paths import store_folder
 from .cells import Cell, Task, cell_path, read_cell, score_cell
+from .checks import check_run
 from .jobs import Images, Job, build_jobs, gather_images
 from .method import Method
 
@@ -87,6 +88,7 @@ def run(
     ``backend="dask"`` on a cluster that shares the store and the images. Rows do not depend on it.
     """
     methods, shots, seeds = list(methods), list(shots), list(seeds)
+    check_run(model, index, methods, shots, seeds)
     shots = [k for k in shots if any(method.takes(k) for method in methods)]
     images = gather_images(index, shots, seeds)
     jobs = build_jobs(model, images, methods, shots, seeds, size, draws)
