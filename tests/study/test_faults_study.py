@@ -2,16 +2,22 @@
 
 import ast
 import copy
+import pickle
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fixtures import tiny, trees
+from joblib import parallel_config
 
 import vlmad_utils
 from vlmad_utils import data, study
+from vlmad_utils.methods import memory_bank
 from vlmad_utils.models import prompts
 from vlmad_utils.study import cells, registry
+from vlmad_utils.study.method import Last
 
 PACKAGE = Path(vlmad_utils.__file__).parent
 FINDS_OR_KEEPS = {"__init__", "paths", "store"}  # and data/ but for images: the key holds contents
@@ -156,3 +162,51 @@ def test_an_empty_job_says_why_nothing_is_left_to_run(blind, index):
         run(blind, index, [], None, seeds=())
     with pytest.raises(ValueError, match="no row with split 'test'"):
         run(blind, index[index["split"] == "train"], [bank], None, shots=(1,))
+
+
+# ---- what methods remember ----------------------------------------------------------------------
+def test_a_method_remembers_distances_for_itself_and_no_module_does(index, tmp_path, monkeypatch):
+    searches, nearest = [], memory_bank.nearest
+    monkeypatch.setattr(memory_bank, "nearest", lambda *a: searches.append(1) or nearest(*a))
+
+    def count(method, draws):
+        searches.clear()
+        run(tiny.model(), index, [method], tmp_path, shots=(1, 2), seeds=(0, 1), draws=draws)
+        return len(searches)
+
+    bank = registry.memory_bank_method((2, 4))
+    first = count(bank, 5)
+    assert first and count(bank, 6) == 0
+    assert count(registry.memory_bank_method((2, 4)), 7) == first
+
+
+def test_threads_that_ask_for_one_value_share_it_and_never_get_another():
+    last, made, found = Last(), [], {}
+
+    def make(key):
+        made.append(key)
+        time.sleep(0.02)
+        return key
+
+    def ask(number, key):
+        found[number] = (key, last.get(key, lambda: make(key)))
+
+    for keys in (["a"] * 8, ["b", "c"] * 4):
+        threads = [threading.Thread(target=ask, args=pair) for pair in enumerate(keys)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(key == value for key, value in found.values())
+    assert made.count("a") == 1
+    assert pickle.loads(pickle.dumps(last)).get("c", lambda: "anew") == "anew"
+
+
+def test_threads_change_no_row(index):
+    model = tiny.model()
+    layers = registry.april_gan.LinearLayers((2, 4), model.width, model.dim)
+    methods = [registry.april_gan_method(model, layers), registry.memory_bank_method((2, 4))]
+    options = {"shots": (0, 1, 2), "seeds": (0, 1)}
+    one = run(model, index, methods, None, **options)
+    with parallel_config(backend="threading", n_jobs=4):
+        assert run(model, index, methods, None, **options).rows.equals(one.rows)
