@@ -1,12 +1,15 @@
-"""The whole grid from a shell, for machines without a screen: python -m vlmad_utils.study --out rows.csv
+"""Run the whole grid from a shell, for machines without a screen.
 
-    python -m vlmad_utils.study --data mvtec visa --model ViT-B-16-plus-240 --pretrained laion400m_e31 --shots 0 1 4
-    python -m vlmad_utils.study --data elpv --limit 120 --folder cookie=sets/cookie:cookie --methods "memory bank"
+    python -m vlmad_utils.study --data mvtec visa --model ViT-B-16-plus-240 \\
+        --pretrained laion400m_e31 --shots 0 1 4 --out rows.csv
+    python -m vlmad_utils.study --data elpv --limit 120 --folder cookie=sets/cookie:cookie \\
+        --methods "memory bank" --out rows.csv
 
 A broken run goes on where it stopped. Methods that train do so on the procedural training families.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
@@ -16,8 +19,10 @@ from .. import data, models
 from . import registry, run, summarise
 
 
-def collect(names, folders=(), limit=None, seed=0):
-    """One index of several data sets and own folders.
+def collect(
+    names: Sequence[str], folders: Sequence[str] = (), limit: int | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Index several data sets and own folders in one table.
 
     Parameters
     ----------
@@ -37,19 +42,19 @@ def collect(names, folders=(), limit=None, seed=0):
             raise ValueError(
                 f"a folder is CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie, found {text!r}"
             )
-        found.append(
-            data.index("folder", root=root, limit=limit, seed=seed).assign(
-                category=category, object_name=noun
-            )
-        )
+        own = data.index("folder", root=root, limit=limit, seed=seed)
+        found.append(own.assign(category=category, object_name=noun))
     if not found:
         raise ValueError("no data were named: give --data or --folder")
     return pd.concat(found, ignore_index=True)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command: rows to a CSV, the summary to the screen."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m vlmad_utils.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", nargs="*", default=[], help="data sets, e.g. mvtec visa elpv")
     parser.add_argument(
