@@ -1,31 +1,56 @@
-"""Time and memory on a machine that other work shares: alternatives in turn, memory in a process of its own."""
+"""Measure time and memory on a machine that other work shares."""
 
 import ctypes
 import re
+import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+PROCESSES = 3  # in which a memory is measured: what the system keeps for a process varies
+Row = dict[str, Any]
 
-def in_turn(rounds, warm_up=1, **calls):
-    """{name: seconds (rounds,)} of calls without arguments: each round times every call once, so that other work on the
-    machine hits them alike; ``warm_up`` rounds before them do not count."""
-    seconds = {name: [] for name in calls}
-    for number in range(-warm_up, rounds):
+
+def in_turn(rounds: int, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
+    """Time calls in turn: each round times every call once.
+
+    So other work on the machine hits all of them alike, and a ratio can be formed in each round.
+    ``torch.utils.benchmark`` cannot do that: it times one statement to the end, then the next.
+
+    Parameters
+    ----------
+    rounds : that count; one more before them does not
+    calls : functions without arguments
+
+    Returns
+    -------
+    {name: (rounds,) float64 seconds}
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(-1, rounds):
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            seconds[name] += [time.perf_counter() - began] * (number >= 0)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - began)
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def table_row(part, what, values, unit="s", goal=""):
-    """A row of a table (part, what, unit, median, low, high, rounds, goal) from values (rounds,), or from one."""
+def table_row(
+    part: str,
+    what: str,
+    values: np.ndarray | Sequence[float] | float,
+    unit: str = "s",
+    goal: str = "",
+) -> Row:
+    """Return a row (part, what, unit, median, low, high, rounds, goal) of values (rounds,)."""
     values = np.atleast_1d(values)
     return {
         "part": part,
@@ -39,16 +64,25 @@ def table_row(part, what, values, unit="s", goal=""):
     }
 
 
-def in_fresh_process(task, *arguments):
-    """(seconds, MB) of ``task(*arguments)()`` in a process of its own: time, and highest memory above what was there before.
+def in_fresh_process(
+    task: Callable[..., Callable[[], Any]], *arguments: Any
+) -> tuple[float, float]:
+    """Measure ``task(*arguments)()`` in a new process: (seconds, MB).
 
-    ``task`` is a function of a module (it is pickled); it sets up, which is not measured, and returns what is.
+    The memory is the highest above what was there before the call.
+
+    Parameters
+    ----------
+    task : function of a module (it is pickled); it sets up, which is not measured, and returns
+        the call that is measured
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measured, task, torch.get_num_threads(), arguments).result()
 
 
-def _measured(task, threads, arguments):
+def _measured(
+    task: Callable[..., Callable[[], Any]], threads: int, arguments: Sequence[Any]
+) -> tuple[float, float]:
     torch.set_num_threads(threads)
     call = task(*arguments)
     forget_memory()
@@ -57,21 +91,23 @@ def _measured(task, threads, arguments):
     return time.perf_counter() - began, (highest_memory() - before) / 2**20
 
 
-def forget_memory():
-    """Return what was freed to the system, where glibc can, and forget the highest memory so far (Linux)."""
+def forget_memory() -> None:
+    """Give freed memory back to the system, and forget the highest so far (Linux with glibc)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def highest_memory():
-    """Bytes that this process had in memory at most, and not its parent, as getrusage says after a spawn on Linux."""
-    with suppress(OSError):
-        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    import resource
-    import sys
+def highest_memory() -> int:
+    """Return the bytes that this process had in memory at most.
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    On Linux not by getrusage, which counts the parent after a spawn.
+    """
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

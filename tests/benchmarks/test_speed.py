@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import speed, timing
+from benchmarks import encoding, scoring, speed, timing
 from vlmad_utils import report
 
 
@@ -36,29 +36,31 @@ def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
     assert 45 < memory < 75 and seconds > 0 and mine[0]
 
 
+SMALLEST = {
+    "rounds": 1,
+    "batches": (2,),
+    "step": 20,
+    "sets": 5,
+    "images": 6,
+    "maps": 6,
+    "side": 32,
+    "study": 4,
+    "grow": (3, 6),
+}
+
+
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     """No process is started for a memory; the table would go to an empty folder."""
-    monkeypatch.setattr(
-        speed, "in_fresh_process", lambda task, *arguments: (task(*arguments)() is None or 1.0, 1.0)
-    )
+
+    def measured(task, *arguments):
+        task(*arguments)()
+        return 1.0, 1.0
+
+    for module in (encoding, scoring):
+        monkeypatch.setattr(module, "in_fresh_process", measured)
     monkeypatch.setenv("VLMAD_RESULTS", str(tmp_path))
-    monkeypatch.setattr(
-        speed,
-        "QUICK",
-        speed.QUICK
-        | {
-            "rounds": 1,
-            "batches": (2,),
-            "step": 20,
-            "sets": 5,
-            "images": 6,
-            "maps": 6,
-            "side": 32,
-            "study": 4,
-            "grow": (3, 6),
-        },
-    )
+    monkeypatch.setattr(speed, "QUICK", speed.QUICK | SMALLEST)
     return tmp_path
 
 
@@ -96,9 +98,9 @@ def test_a_full_run_is_recorded_and_a_part_is_not(here, monkeypatch):
 
 
 def test_the_alternatives_see_the_same_windows(monkeypatch):
-    """Both go through the tower as often as it must be, with CLS first; the package gives the same embeddings."""
-    model, found = speed.tower("tiny"), []
-    expected = speed.passes(model, 2, 1)["package"]()
+    """Both go through the tower with CLS first; the package gives the same embeddings."""
+    model, found = encoding.tower("tiny"), []
+    expected = encoding.passes(model, 2, 1)["package"]()
     head = model.image_head
     monkeypatch.setattr(
         model,
@@ -107,12 +109,26 @@ def test_the_alternatives_see_the_same_windows(monkeypatch):
     )
     for way in ("batches", "loop"):
         found.clear()
-        speed.passes(model, 2, 1)[way]()
+        encoding.passes(model, 2, 1)[way]()
         first = [x.unflatten(0, (2, -1)) for x in found]
         joined = (
             first
             if way == "batches"
             else [torch.cat(first[:25], dim=1), torch.cat(first[25:], dim=1)]
         )
-        for k, x in zip(speed.SIZES, joined):
+        for k, x in zip(encoding.SIZES, joined):
             assert torch.allclose(x, expected[f"windows-{k}"], atol=1e-5)
+
+
+def test_onednn_is_switched_on_again_when_a_pass_fails(monkeypatch):
+    model = encoding.tower("tiny")
+
+    def fails(*_, **__):
+        assert not torch.backends.mkldnn.enabled
+        raise MemoryError
+
+    monkeypatch.setattr(model, "encode_image", fails)
+    assert torch.backends.mkldnn.enabled
+    with pytest.raises(MemoryError):
+        encoding.passes(model, 1, 50)["without oneDNN"]()
+    assert torch.backends.mkldnn.enabled
