@@ -121,35 +121,32 @@ def build_jobs(
             "draws": draws,
         }
         noun = part["object_name"].iloc[0]
-        for method, k, seed in _cells(methods, shots, seeds):
-            references = images.drawn[k, seed][name] if k else []
+        for method in methods:
             texts = None
             if method.ensemble is not None:
                 normal, anomalous = prompts.compose(noun, method.ensemble)
                 texts = (tuple(normal), tuple(anomalous))
-            label = _label(method.ensemble)
-            values = (*name, method.name, model.name, k, seed, label)
-            base = dict(zip(KEYS, values, strict=True))
-            key = cell_key(
-                base=base,
-                method=(method.blocks, method.windows, repr(method.settings)),
-                features=(method.backbone or model).fingerprint,
-                texts=texts and (model.fingerprint, *texts),
-                references=images.pool_keys[references].tolist(),
+            made_by = {
                 **made_of,
-            )
-            jobs.append(Job(base, method, rows, references, noun, texts, key))
+                "method": (method.blocks, method.windows, repr(method.settings)),
+                "features": (method.backbone or model).fingerprint,
+                "texts": texts and (model.fingerprint, *texts),
+            }
+            for k, seed in _draws(method, shots, seeds):
+                references = images.drawn[k, seed][name] if k else []
+                values = (*name, method.name, model.name, k, seed, _label(method.ensemble))
+                base = dict(zip(KEYS, values, strict=True))
+                of_references = images.pool_keys[references].tolist()
+                key = cell_key(base=base, references=of_references, **made_by)
+                jobs.append(Job(base, method, rows, references, noun, texts, key))
     return jobs
 
 
-def _cells(
-    methods: Sequence[Method], shots: Sequence[int], seeds: Sequence[int]
-) -> Iterator[tuple[Method, int, int]]:
-    """Yield (method, number of references, seed) of each cell of a category."""
-    for method in methods:
-        for k in shots:
-            if method.takes(k):
-                yield from ((method, k, seed) for seed in (seeds if k else seeds[:1]))
+def _draws(method: Method, shots: Sequence[int], seeds: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield (number of references, seed) of each cell of a method."""
+    for k in shots:
+        if method.takes(k):
+            yield from ((k, seed) for seed in (seeds if k else seeds[:1]))
 
 
 def _label(ensemble: str | Mapping[str, Any] | None) -> str:
