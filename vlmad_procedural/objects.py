@@ -1,14 +1,18 @@
-"""Registry of the procedural objects with assembly faults.
+"""All procedural objects with defects of assembly, read-only: ``OBJECTS[name]`` draws one."""
 
-`OBJECTS[name](style, rng, size, fault=None) -> (image, support, fault_mask)`; see `objects_kit.family`.
-The modules imported here register their families; those in `objects_eval` are never trained on.
-"""
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from . import objects_electric, objects_eval, objects_goods, objects_machined  # noqa: F401
-from .objects_kit import FAMILIES, FAULTS, NOUNS
+from .objects_electric import ELECTRIC
+from .objects_eval import EVAL
+from .objects_goods import GOODS
+from .objects_kit import FAULTS, ObjectFamily
+from .objects_machined import MACHINED
 
-__all__ = ["EVAL_OBJECTS", "FAULTS", "OBJECTS", "OBJECT_NOUNS"]
+__all__ = ["EVAL_OBJECTS", "FAULTS", "OBJECTS"]
 
-OBJECTS = FAMILIES
-OBJECT_NOUNS = NOUNS
-EVAL_OBJECTS = ("capsule", "nut", "bottle", "screw")
+# in this order, which the plan of the embedded model's training follows
+OBJECTS: Mapping[str, ObjectFamily] = MappingProxyType(
+    {family.name: family for family in (*ELECTRIC, *EVAL, *GOODS, *MACHINED)}
+)
+EVAL_OBJECTS = tuple(family.name for family in EVAL)  # never trained on

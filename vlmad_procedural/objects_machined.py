@@ -2,37 +2,28 @@
 
 import numpy as np
 
+from .canvas import Canvas, still
+from .objects_colours import metal, tint, turned
 from .objects_kit import family, screw_head
-from .objects_shapes import blob, box, disc, ellipse, metal, ngon, ring, stick, tint, turned, words
+from .objects_shapes import blob, box, disc, ellipse, ngon, ring, stick, words
 
 
 @family("washer", "metal ring", "seal ring", name="ring", turn="free")
-def ring_part(c):
-    """Flat or toothed washer with drilled holes, bumps or teeth."""
+def ring_part(c: Canvas) -> None:
+    """Draw a flat or toothed washer with drilled holes, bumps or teeth."""
     s = c.style
     inner, kind, n = s.uniform(0.35, 0.7), s.integers(4), s.integers(3, 13)
     rubber = s.uniform() < 0.3
     color = tint(s, sat=(0.05, 0.6), value=(0.1, 0.6)) if rubber else metal(s)
     shine = dict(gloss=0.2 if rubber else 0.5, metal=0 if rubber else 1)
     outer = 0.85 if kind == 2 else 1
-    c.paint(
-        ring(inner, outer),
-        1,
-        turned(s, color, s.uniform(0.01, 0.06)),
-        lift=s.uniform(0.05, 0.12),
-        bevel=s.choice([0.03, 0.08, (1 - inner) / 2]),
-        **shine,
-    )
+    face, thick = turned(s, color, s.uniform(0.01, 0.06)), s.uniform(0.05, 0.12)
+    bevel = s.choice([0.03, 0.08, (1 - inner) / 2])
+    c.paint(ring(inner, outer), 1, face, lift=thick, bevel=bevel, **shine)
     mid, width = (inner + outer) / 2, outer - inner
     if s.uniform() < 0.4:
-        c.paint(
-            ring(mid - 0.08 * width, mid + 0.08 * width),
-            1,
-            color * 0.9,
-            lift=-0.03,
-            bevel=0.03,
-            **shine,
-        )
+        groove = ring(mid - 0.08 * width, mid + 0.08 * width)
+        c.paint(groove, 1, color * 0.9, lift=-0.03, bevel=0.03, **shine)
     if s.uniform() < 0.3 and kind != 0:
         for i, letter in enumerate(words(s, s.integers(3, 7))):
             c.sub(angle=0.3 * i).sub(y=-mid).write(letter, width * 0.4, color * 0.4)
@@ -52,8 +43,8 @@ def ring_part(c):
 
 
 @family("gear", "cog wheel", "sprocket", turn="free", fill=(0.6, 1.12))
-def gear(c):
-    """Spur gear with bore, keyway, hub and lightening holes."""
+def gear(c: Canvas) -> None:
+    """Draw a spur gear with bore, keyway, hub and lightening holes."""
     s = c.style
     n, root = s.integers(9, 37), s.uniform(0.78, 0.88)
     color = metal(s) if s.uniform() < 0.7 else tint(s, sat=(0.05, 0.8))
@@ -61,21 +52,19 @@ def gear(c):
     lift, tip = s.uniform(0.06, 0.14), s.uniform(0.3, 0.55)
 
     def tooth(x, y):
-        return np.maximum(
-            np.abs(y) - (np.pi / n) * (0.62 - tip * (x + 0.9 - root) * 1.2), np.abs(x) - 0.1
-        )
+        flank = (np.pi / n) * (0.62 - tip * (x + 0.9 - root) * 1.2)
+        return np.maximum(np.abs(y) - flank, np.abs(x) - 0.1)
 
     which = c.chance.uniform() < 0.75
     holes, bore = s.choice([0, 3, 4, 5, 6, 8]), s.uniform(0.12, 0.3)
-    teeth = c.parts(n, 0.05, np.pi / n) if which or not holes else [(i, 0, 0, 0) for i in range(n)]
+    teeth = c.parts(n, 0.05, np.pi / n) if which or not holes else still(n)
     for i, dx, dy, a in teeth:
-        c.sub(angle=2 * np.pi * i / n + a).sub(0.9 + dx, dy).paint(
-            tooth, 0.22, color, lift=lift, bevel=0.03, **shine
-        )
+        at = c.sub(angle=2 * np.pi * i / n + a).sub(0.9 + dx, dy)
+        at.paint(tooth, 0.22, color, lift=lift, bevel=0.03, **shine)
     c.paint(disc(root + 0.01), 1, turned(s, color, 0.03), lift=lift, bevel=0.02, **shine)
     if s.uniform() < 0.6:
         c.paint(ring(bore + 0.14, root - 0.1), 1, turned(s, color * 0.9, 0.04), lift=-0.05, **shine)
-    gaps = [(i, 0, 0, 0) for i in range(holes)] if which else c.parts(holes, 0.1) if holes else []
+    gaps = still(holes) if which or not holes else c.parts(holes, 0.1)
     for i, dx, dy, _ in gaps:
         c.sub(angle=2 * np.pi * i / holes).sub((bore + root) / 2 + dx, dy).cut(disc(0.1), 0.1)
     c.cut(disc(bore), bore)
@@ -84,46 +73,40 @@ def gear(c):
 
 
 @family("coin", "medal", "token", turn="free")
-def coin(c):
-    """Struck coin with rim, beads, legend and an emblem."""
+def coin(c: Canvas) -> None:
+    """Draw a struck coin with rim, beads, legend and an emblem."""
     s = c.style
     color, legend, n = metal(s), words(s, s.integers(5, 12)), s.integers(12, 40)
     shine = dict(gloss=0.4, metal=0.9)
     c.paint(disc(1), 1, turned(s, color, 0.02), lift=0.1, bevel=0.04, **shine)
     c.paint(disc(0.9), 1, color * 0.92, lift=-0.05, bevel=0.03, mottle=0.05, **shine)
     which, beads = c.chance.integers(3), s.uniform() < 0.6
-    whole = [(i, 0, 0, 0) for i in range(40)]
     if beads:
-        for i, dx, dy, _ in c.parts(n, 0.08) if which == 0 else whole[:n]:
-            c.sub(angle=i * 2 * np.pi / n).sub(0.84 + dx, dy).paint(
-                disc(0.035), 0.04, color, 0.04, 0.035, **shine
-            )
-    span, low = s.uniform(0.29, 0.36), s.uniform(0, 7)
-    for i, dx, dy, a in (
-        c.parts(len(legend), 0.12, 0.7) if which == 1 or not beads else whole[: len(legend)]
-    ):
-        c.sub(angle=low + i * span).sub(dx, dy - 0.68, a).write(
-            legend[i], 0.2, color * 1.05, 0.12, 0.04, **shine
-        )
+        for i, dx, dy, _ in c.parts(n, 0.08) if which == 0 else still(n):
+            at = c.sub(angle=i * 2 * np.pi / n).sub(0.84 + dx, dy)
+            at.paint(disc(0.035), 0.04, color, 0.04, 0.035, **shine)
+    span, low, m = s.uniform(0.29, 0.36), s.uniform(0, 7), len(legend)
+    for i, dx, dy, a in c.parts(m, 0.12, 0.7) if which == 1 or not beads else still(m):
+        at = c.sub(angle=low + i * span).sub(dx, dy - 0.68, a)
+        at.write(legend[i], 0.2, color * 1.05, 0.12, 0.04, **shine)
     kind, arms, tilt = s.integers(3), s.integers(4, 9), s.uniform(0, 7)
     digits, reach = words(s, 2), s.uniform(0.3, 0.45)
-    for _, dx, dy, a in c.parts(1, 0.15, 0.6) if which == 2 else whole[:1]:
+    for _, dx, dy, a in c.parts(1, 0.15, 0.6) if which == 2 else still(1):
         at = c.sub(dx, dy, tilt + a)
         if kind == 0:
             at.write(digits, 0.6, color * 1.05, 0.1, 0.06, **shine)
         elif kind == 1:
+            arm = stick(0, 0, reach, 0, 0.06)
             for k in range(arms):
-                at.sub(angle=k * 2 * np.pi / arms).paint(
-                    stick(0, 0, reach, 0, 0.06), 0.6, color, 0.05, 0.06, **shine
-                )
+                at.sub(angle=k * 2 * np.pi / arms).paint(arm, 0.6, color, 0.05, 0.06, **shine)
         else:
             at.paint(blob([0.15, 0.12, 0.06], [tilt, 1, 2], reach), 0.6, color, 0.09, 0.25, **shine)
             at.sub(0.1, -0.1).paint(ring(0.1, 0.16), 0.2, color, -0.03, 0.03, **shine)
 
 
 @family("bearing", "ball bearing", turn="free", fill=(0.6, 1.15))
-def bearing(c):
-    """Ball bearing: two races, and balls in the gap."""
+def bearing(c: Canvas) -> None:
+    """Draw a ball bearing: two races, and balls in the gap."""
     s = c.style
     color, n, inner = metal(s), s.integers(7, 15), s.uniform(0.3, 0.5)
     gap = (inner + 0.14, 0.84)
@@ -134,15 +117,8 @@ def bearing(c):
     size = min((gap[1] - gap[0]) / 2 * 0.95, mid * np.pi / n * 0.9)
     cage = None if s.uniform() < 0.4 else metal(s) * 0.8
     if cage is not None:
-        c.paint(
-            ring(mid - size * 0.5, mid + size * 0.5),
-            1,
-            cage,
-            lift=0.05,
-            bevel=0.03,
-            gloss=0.3,
-            metal=0.6,
-        )
+        rail = ring(mid - size * 0.5, mid + size * 0.5)
+        c.paint(rail, 1, cage, lift=0.05, bevel=0.03, gloss=0.3, metal=0.6)
     if s.uniform() < 0.5:
         for i, letter in enumerate(words(s, 7)):
             c.sub(angle=0.14 * i).sub(y=-(gap[1] + 1) / 2).write(letter, 0.08, color * 0.35)
@@ -154,14 +130,12 @@ def bearing(c):
 
 
 @family("threaded rod", "ball screw", "spindle", turn="none", fill=(0.95, 1.3), cut=False)
-def threaded_rod(c):
-    """Close view of a cylinder with helical grooves, lying or standing; wear fills or shifts a groove."""
+def threaded_rod(c: Canvas) -> None:
+    """Draw a cylinder with helical grooves in close view; the defect fills or shifts a groove."""
     s = c.style
     c = c.sub(angle=s.integers(2) * np.pi / 2)
-    radius, pitch = (
-        s.choice([s.uniform(0.35, 0.75), s.uniform(0.8, 1.4)]),
-        s.uniform(0.14, 0.4) * s.choice([1, 1, 1.7]),
-    )
+    radius = s.choice([s.uniform(0.35, 0.75), s.uniform(0.8, 1.4)])
+    pitch = s.uniform(0.14, 0.4) * s.choice([1, 1, 1.7])
     starts, deep, land = s.choice([1, 1, 2, -1]), s.uniform(0.05, 0.14), s.uniform(0.1, 0.65)
     color, phase = metal(s), c.rng.uniform(0, 1)
     spot = c.chance.uniform(-0.6, 0.6, 2) * (1, min(radius, 0.9) * 0.8)
@@ -177,9 +151,9 @@ def threaded_rod(c):
     groove = np.clip((wave - land) / (1 - land), 0, 1) ** s.choice([0.5, 1.0])
     if c.fault == "missing_part":
         groove = groove * (1 - local)
-    tone = (1 - 0.45 * groove * s.uniform(0.4, 1.2)) * (
-        1 + 0.04 * turned(s, (1, 1, 1), 1.0, 300, False)(x, y, 0)[..., 0]
-    )
+    tone = 1 - 0.45 * groove * s.uniform(0.4, 1.2)
+    marks = turned(s, np.ones(3), 1.0, 300, False)(x, y, y)[..., 0]
+    tone = tone * (1 + 0.04 * marks)
 
     def shade(x, y, d):
         return color * (tone * (0.55 + 0.45 * np.sqrt(1 - t * t)))[..., None]
@@ -189,54 +163,36 @@ def threaded_rod(c):
     c.height[win] += inside * c.unit * (0.5 * radius * np.sqrt(1 - t * t) - deep * groove)
     if s.uniform() < 0.3:
         end = c.sub(s.choice([-1, 1]) * s.uniform(0.8, 1))
-        end.paint(
-            box(0.3, radius * 1.25, 0.05), 2, color * 0.8, lift=0.3, bevel=0.2, gloss=0.4, metal=1
-        )
+        tip = box(0.3, radius * 1.25, 0.05)
+        end.paint(tip, 2, color * 0.8, lift=0.3, bevel=0.2, gloss=0.4, metal=1)
 
 
 @family("key", "door key", "latch key", turn="free", fill=(0.75, 1.05))
-def key(c):
-    """Key with bow, hole, blade, groove and cuts."""
+def key(c: Canvas) -> None:
+    """Draw a key with bow, hole, blade, groove and cuts."""
     s = c.style
     color, n, wide = metal(s), s.integers(4, 8), s.uniform(0.12, 0.2)
     shine = dict(gloss=0.5, metal=0.8)
-    bow = [disc(0.36), box(0.34, 0.38, 0.12), ngon(6, 0.34), blob([0.05, 0.16], [0, 0], 0.36)][
-        s.integers(4)
-    ]
+    bows = disc(0.36), box(0.34, 0.38, 0.12), ngon(6, 0.34), blob([0.05, 0.16], [0, 0], 0.36)
+    bow = bows[s.integers(4)]
     plastic = s.uniform() < 0.3
-    c.sub(0.2).paint(
-        box(0.78, wide, 0.03),
-        1,
-        turned(s, color, 0.04, radial=False),
-        lift=0.07,
-        bevel=0.03,
-        **shine,
-    )
-    c.sub(-0.62).paint(
-        bow,
-        0.5,
-        tint(s) if plastic else color,
-        over=True,
-        lift=0.1,
-        bevel=0.05,
-        gloss=0.4,
-        metal=0 if plastic else 0.8,
-    )
-    c.sub(0.25, -wide * 0.2).paint(
-        box(0.7, wide * 0.12), 0.8, color * 0.8, lift=-0.03, bevel=0.02, **shine
-    )
+    steel = turned(s, color, 0.04, radial=False)
+    c.sub(0.2).paint(box(0.78, wide, 0.03), 1, steel, lift=0.07, bevel=0.03, **shine)
+    grip, shiny = (tint(s), 0) if plastic else (color, 0.8)
+    c.sub(-0.62).paint(bow, 0.5, grip, lift=0.1, bevel=0.05, gloss=0.4, metal=shiny, over=True)
+    groove = box(0.7, wide * 0.12)
+    c.sub(0.25, -wide * 0.2).paint(groove, 0.8, color * 0.8, lift=-0.03, bevel=0.02, **shine)
     c.sub(-0.62, 0.18).write(words(s, 4), 0.09, color * 0.5, 0.1, -0.01)
     c.sub(-0.82).cut(disc(s.uniform(0.06, 0.11)), 0.15)
     deep, pitch = s.uniform(0.25, 0.8, n) * wide, 0.95 / n
     for i, dx, dy, a in c.parts(n, pitch * 0.5, 0.3):
-        c.sub(-0.02 + i * pitch + dx / 2, wide + dy / 3, a + np.pi / 4).cut(
-            box(deep[i], deep[i]), 0.4
-        )
+        at = c.sub(-0.02 + i * pitch + dx / 2, wide + dy / 3, a + np.pi / 4)
+        at.cut(box(deep[i], deep[i]), 0.4)
 
 
 @family("lens", "glass disc", "camera lens", turn="free")
-def lens(c):
-    """Coated glass in a mount with screws, notches and print."""
+def lens(c: Canvas) -> None:
+    """Draw coated glass in a mount with screws, notches and print."""
     s, r = c.style, c.rng
     mount, glass, n = metal(s) * s.choice([0.25, 1]), s.uniform(0.5, 0.85), s.integers(3, 7)
     coat, edge = tint(s, (0.4, 0.95), (0.3, 0.8), (0.1, 0.5)), s.uniform(0.3, 0.9)
@@ -244,24 +200,16 @@ def lens(c):
     for _ in range(s.integers(1, 4)):
         at = s.uniform(glass, 0.97)
         c.paint(ring(at, at + 0.02), 1, mount * 0.6, lift=-0.02, bevel=0.01, gloss=0.3)
-    c.paint(
-        disc(glass),
-        1,
-        lambda x, y, d: coat * (edge + (1 - edge) * (np.hypot(x, y) / glass) ** 2)[..., None],
-        lift=0.1,
-        bevel=glass,
-        gloss=0.3,
-        grain=0.005,
-        mottle=0.02,
-    )
+
+    def coated(x, y, d):
+        return coat * (edge + (1 - edge) * (np.hypot(x, y) / glass) ** 2)[..., None]
+
+    c.paint(disc(glass), 1, coated, lift=0.1, bevel=glass, gloss=0.3, grain=0.005, mottle=0.02)
     for k in range(s.integers(1, 4)):
-        x, y = (
-            np.array([np.cos(k * 2.5 + 1), np.sin(k * 2.5 + 1)]) * glass * 0.45
-            + r.normal(size=2) * 0.03
-        )
-        c.sub(x, y, k).paint(
-            ellipse(0.16 * glass, 0.07 * glass), 0.3, (1, 1, 1), alpha=s.uniform(0.15, 0.6), grain=0
-        )
+        spot = np.array([np.cos(k * 2.5 + 1), np.sin(k * 2.5 + 1)]) * glass * 0.45
+        x, y = spot + r.normal(size=2) * 0.03
+        glint, alpha = ellipse(0.16 * glass, 0.07 * glass), s.uniform(0.15, 0.6)
+        c.sub(x, y, k).paint(glint, 0.3, (1, 1, 1), alpha=alpha, grain=0)
     mid, kind, letters = (1 + glass) / 2, s.integers(2), words(s, s.integers(4, 12))
     size = (1 - glass) * 0.28
     for i, letter in enumerate(letters):
@@ -275,44 +223,38 @@ def lens(c):
 
 
 @family("tool blade", "saw blade", "knife blade", name="blade", fill=(0.8, 1.3))
-def blade(c):
-    """Steel blade with teeth or snap lines, holes and print."""
+def blade(c: Canvas) -> None:
+    """Draw a steel blade with teeth or snap lines, holes and print."""
     s = c.style
     n, wide, saw = s.integers(7, 22), s.uniform(0.25, 0.5), s.uniform() < 0.65
     color = metal(s)
     shine = dict(gloss=0.4, metal=1)
     slope = s.uniform(-0.4, 0.4)
-    c.paint(
-        lambda x, y: np.maximum(np.abs(y) - wide, np.abs(x + slope * y) - 0.97),
-        1.3,
-        turned(s, color, 0.05, 300, s.uniform() < 0.2),
-        lift=0.05,
-        bevel=0.02,
-        **shine,
-    )
+
+    def sheet(x, y):
+        return np.maximum(np.abs(y) - wide, np.abs(x + slope * y) - 0.97)
+
+    steel = turned(s, color, 0.05, 300, s.uniform() < 0.2)
+    c.paint(sheet, 1.3, steel, lift=0.05, bevel=0.02, **shine)
     c.sub(y=wide - 0.08).paint(box(0.96, 0.06), 1.2, color * 1.15, lift=-0.03, bevel=0.05, **shine)
     c.sub(y=0.2 * wide).write(words(s, 8), 0.11, color * 0.4)
-    whole, which = [(i, 0, 0, 0) for i in range(n)], c.chance.uniform() < 0.7
+    which = c.chance.uniform() < 0.7
     pitch, lean = 1.9 / n, s.uniform(0, 0.8)
-    for i, dx, dy, a in c.parts(n, pitch * 0.35, 0.5) if which else whole:
-        at = c.sub(
-            (i - (n - 1) / 2) * pitch * (1 if saw else 0.7) + dx - slope * wide * saw,
-            wide + dy / 3 - 0.01,
-            a,
-        )
+
+    def tooth(x, y):
+        return np.maximum(np.abs(x - lean * y) - (pitch * 0.5 - y * 0.55), -0.02 - y)
+
+    for i, dx, dy, a in c.parts(n, pitch * 0.35, 0.5) if which else still(n):
+        along = (i - (n - 1) / 2) * pitch * (1 if saw else 0.7)
+        at = c.sub(along + dx - slope * wide * saw, wide + dy / 3 - 0.01, a)
         if saw:
-            at.paint(
-                lambda x, y: np.maximum(np.abs(x - lean * y) - (pitch * 0.5 - y * 0.55), -0.02 - y),
-                pitch * 1.2,
-                color * 1.05,
-                lift=0.04,
-                bevel=0.02,
-                **shine,
-            )
+            at.paint(tooth, pitch * 1.2, color * 1.05, lift=0.04, bevel=0.02, **shine)
         else:
-            at.sub(0, -wide, lean).paint(
-                box(0.012, wide * 0.9), wide, color * 0.45, lift=-0.02, bevel=0.01, body=False
-            )
+            snap, at = box(0.012, wide * 0.9), at.sub(0, -wide, lean)
+            at.paint(snap, wide, color * 0.45, lift=-0.02, bevel=0.01, body=False)
     holes = s.integers(1, 4)
-    for i, dx, dy, _ in whole[:holes] if which else c.parts(holes, 0.14):
+    for i, dx, dy, _ in still(holes) if which else c.parts(holes, 0.14):
         c.sub((i - (holes - 1) / 2) * 0.6 + dx, -0.5 * wide + dy).cut(disc(0.22 * wide), 0.2)
+
+
+MACHINED = (ring_part, gear, coin, bearing, threaded_rod, key, lens, blade)

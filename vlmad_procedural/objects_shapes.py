@@ -1,199 +1,119 @@
-"""Signed distance shapes, letters, colours and grounds for the procedural objects."""
+"""Signed distance shapes and letters for the procedural objects.
+
+A shape is a function of local x, y that gives the signed distance, negative inside.
+"""
+
+from collections.abc import Iterable
 
 import numpy as np
 
-from .fields import smooth
+from .aliases import Count, Field, Rng, Shape
 
 # strokes on a 3 x 5 grid: the digits are x, y of the points of a polyline
-GLYPHS = {
-    "0": "0020240400",
-    "1": "011014",
-    "2": "002022020424",
-    "3": "00202404,0222",
-    "4": "000222,2024",
-    "5": "200002222404",
-    "6": "200004242202",
-    "7": "002014",
-    "8": "0020240400,0222",
-    "9": "220200202404",
-    "A": "0401102124,0222",
-    "C": "20000424",
-    "E": "20000424,0212",
-    "F": "200004,0212",
-    "H": "0004,2024,0222",
-    "K": "0004,2002,0224",
-    "L": "000424",
-    "M": "0400122024",
-    "N": "04002420",
-    "P": "0400202202",
-    "R": "0400202202,1224",
-    "T": "0020,1014",
-    "U": "00042420",
-    "V": "001420",
-    "X": "0024,2004",
-    "Z": "00200424",
-    "-": "0222",
-}
-METALS = (
-    (0.70, 0.71, 0.73),
-    (0.55, 0.56, 0.58),
-    (0.78, 0.66, 0.40),
-    (0.72, 0.45, 0.30),
-    (0.28, 0.28, 0.30),
-    (0.82, 0.82, 0.80),
-)
-DARK = (0.05, 0.05, 0.055)
+GLYPHS = """
+    0:0020240400 1:011014 2:002022020424 3:00202404,0222 4:000222,2024 5:200002222404
+    6:200004242202 7:002014 8:0020240400,0222 9:220200202404 A:0401102124,0222 C:20000424
+    E:20000424,0212 F:200004,0212 H:0004,2024,0222 K:0004,2002,0224 L:000424 M:0400122024
+    N:04002420 P:0400202202 R:0400202202,1224 T:0020,1014 U:00042420 V:001420 X:0024,2004
+    Z:00200424 -:0222
+"""
+_LINES = {glyph[0]: glyph[2:].split(",") for glyph in GLYPHS.split()}
 
 
-# --- shapes: functions of local x, y giving the signed distance (negative inside) --------------------
-
-
-def disc(r):
+def disc(r: float) -> Shape:
+    """Return a disc of radius r."""
     return lambda x, y: np.hypot(x, y) - r
 
 
-def ring(r0, r1):
+def ring(r0: float, r1: float) -> Shape:
+    """Return a ring between the radii r0 and r1."""
     return lambda x, y: np.abs(np.hypot(x, y) - (r0 + r1) / 2) - (r1 - r0) / 2
 
 
-def box(a, b, r=0.0):
-    def shape(x, y):
+def box(a: float, b: float, r: float = 0.0) -> Shape:
+    """Return a box of half sides a (along x) and b, its corners round by r."""
+
+    def shape(x: Field, y: Field) -> Field:
         u, v = np.abs(x) - a + r, np.abs(y) - b + r
         return np.hypot(np.maximum(u, 0), np.maximum(v, 0)) + np.minimum(np.maximum(u, v), 0) - r
 
     return shape
 
 
-def stick(x0, y0, x1, y1, r):
+def frame(a: float, b: float, r: float) -> Shape:
+    """Return the outline of a box of half sides a (along x) and b, 2 r thick."""
+    inner = box(a, b)
+    return lambda x, y: np.abs(inner(x, y)) - r
+
+
+def stick(x0: float, y0: float, x1: float, y1: float, r: float) -> Shape:
+    """Return a line from (x0, y0) to (x1, y1), 2 r thick with round ends."""
     dx, dy = x1 - x0, y1 - y0
     norm = dx * dx + dy * dy + 1e-12
 
-    def shape(x, y):
+    def shape(x: Field, y: Field) -> Field:
         t = np.clip(((x - x0) * dx + (y - y0) * dy) / norm, 0, 1)
         return np.hypot(x - x0 - t * dx, y - y0 - t * dy) - r
 
     return shape
 
 
-def ngon(n, r):
-    def shape(x, y):
+def ngon(n: Count, r: float) -> Shape:
+    """Return a regular polygon of n sides at distance r from its middle."""
+
+    def shape(x: Field, y: Field) -> Field:
         a = np.mod(np.arctan2(y, x) + np.pi / n, 2 * np.pi / n) - np.pi / n
         return np.hypot(x, y) * np.cos(a) - r
 
     return shape
 
 
-def ellipse(a, b):
-    def shape(x, y):
+def ellipse(a: float, b: float) -> Shape:
+    """Return an ellipse of half axes a (along x) and b; the distance is approximate."""
+
+    def shape(x: Field, y: Field) -> Field:
         k = np.hypot(x / a, y / b)
         return k * (k - 1) / (np.hypot(x / a**2, y / b**2) + 1e-9)
 
     return shape
 
 
-def blob(amplitudes, phases, r=1.0, aspect=1.0):
-    """Disc with a wavy outline: radius r (1 + sum_k amplitude_k cos(k angle + phase_k)), k from 2."""
+def blob(
+    amplitudes: Iterable[float], phases: Iterable[float], r: float = 1.0, aspect: float = 1.0
+) -> Shape:
+    """Return a disc with a wavy outline.
 
-    def shape(x, y):
+    Its radius is r (1 + sum_k amplitude_k cos(k angle + phase_k)), k from 2.
+    """
+    waves = [(k + 2, m, p) for k, (m, p) in enumerate(zip(amplitudes, phases, strict=True))]
+
+    def shape(x: Field, y: Field) -> Field:
         a = np.arctan2(y * aspect, x)
-        wave = sum(
-            m * np.cos((k + 2) * a + p)
-            for k, (m, p) in enumerate(zip(amplitudes, phases, strict=True))
-        )
+        wave = sum(m * np.cos(k * a + p) for k, m, p in waves)
         return np.hypot(x, y * aspect) - r * (1 + wave)
 
     return shape
 
 
-def text(words, height, weight=0.1):
-    """Shape and half length of a line of letters of the given height, centred at the origin."""
+def text(letters: str, height: float, weight: float = 0.1) -> tuple[Shape, float]:
+    """Return the shape and half length of a line of letters, centred at the origin."""
     step, parts = height / 4, []
-    for i, letter in enumerate(words):
-        for line in filter(None, GLYPHS.get(letter, "").split(",")):
-            points = [
-                (int(line[j]) + 3.4 * i - 1.7 * len(words) + 0.7, int(line[j + 1]) - 2)
-                for j in range(0, len(line), 2)
-            ]
-            parts += [
-                stick(*np.multiply(p, step), *np.multiply(q, step), weight * height)
-                for p, q in zip(points, points[1:], strict=False)
-            ]
-    return (lambda x, y: np.minimum.reduce([part(x, y) for part in parts])), step * 1.7 * len(
-        words
-    ) + height
+    for i, letter in enumerate(letters):
+        for line in _LINES.get(letter, ()):
+            digits = [int(digit) for digit in line]
+            right = [x + 3.4 * i - 1.7 * len(letters) + 0.7 for x in digits[::2]]
+            points = [(x, y - 2) for x, y in zip(right, digits[1::2])]
+            for p, q in zip(points, points[1:]):
+                x0, y0 = np.multiply(p, step)
+                x1, y1 = np.multiply(q, step)
+                parts.append(stick(x0, y0, x1, y1, weight * height))
+
+    def shape(x: Field, y: Field) -> Field:
+        return np.minimum.reduce([part(x, y) for part in parts])
+
+    return shape, step * 1.7 * len(letters) + height
 
 
-def words(rng, n):
-    return "".join(rng.choice(list(GLYPHS), n))
-
-
-# --- colours -----------------------------------------------------------------------------------------
-
-
-def hsv(h, s, v):
-    k = np.mod(np.array([5.0, 3.0, 1.0]) + h * 6, 6)
-    return v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1)
-
-
-def tint(rng, hue=(0, 1), sat=(0.2, 0.9), value=(0.2, 0.9)):
-    return hsv(rng.uniform(*hue), rng.uniform(*sat), rng.uniform(*value))
-
-
-def metal(rng):
-    return np.array(METALS[rng.integers(len(METALS))]) * rng.uniform(0.85, 1.1)
-
-
-def turned(rng, color, amount=0.08, fine=120, radial=True):
-    """Colour with tool marks: concentric (radial) or straight along y, from a random 1-d profile."""
-    knots, table = np.linspace(-1.5, 1.5, fine), rng.normal(size=fine) * amount
-
-    def shade(x, y, d):
-        return (
-            np.asarray(color)
-            * (1 + np.interp(np.hypot(x, y) if radial else x, knots, table))[..., None]
-        )
-
-    return shade
-
-
-def ground(style, rng, size):
-    """Albedo (size, size, 3) of what is under the object: plain, graded, wood, cloth, belt, stone, metal."""
-    kind = style.choice(
-        ["plain", "graded", "wood", "cloth", "belt", "stone", "metal"],
-        p=[0.34, 0.12, 0.12, 0.12, 0.12, 0.09, 0.09],
-    )
-    value = style.choice(
-        [style.uniform(0.82, 0.97), style.uniform(0.03, 0.2), style.uniform(0.3, 0.7)],
-        p=[0.42, 0.25, 0.33],
-    )
-    color = hsv(style.uniform(), style.choice([0.03, 0.1, 0.4], p=[0.55, 0.3, 0.15]), value)
-    angle, pitch, depth = (
-        style.uniform(0, np.pi),
-        style.uniform(3, 9) * size / 224,
-        style.uniform(0.04, 0.14),
-    )
-    y, x = np.mgrid[:size, :size] / 1.0
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    shift = rng.uniform(0, size)
-    if kind == "wood":
-        color = tint(style, (0.05, 0.11), (0.3, 0.6), (0.35, 0.8))
-        rings = (
-            v / (4 * pitch) + 0.8 * smooth(rng, size, 60 / 224) + 0.15 * smooth(rng, size, 8 / 224)
-        )
-        wave = np.sin(2 * np.pi * rings) * 0.6 + smooth(rng, size, (2 / 224, 30 / 224)) * 0.5
-    elif kind == "cloth":
-        wave = np.sin(2 * np.pi * (u + shift) / pitch) * np.sin(2 * np.pi * (v + shift) / pitch)
-        wave = wave + 0.5 * smooth(rng, size, 3 / 224)
-    elif kind == "belt":
-        wave = np.tanh(3 * np.sin(2 * np.pi * (u + shift) / (pitch * 4))) + 0.4 * smooth(
-            rng, size, 2 / 224
-        )
-    elif kind == "stone":
-        wave = 1.2 * smooth(rng, size, 2.5 / 224) + smooth(rng, size, 12 / 224)
-    elif kind == "metal":
-        wave = smooth(rng, size, (1.5 / 224, 60 / 224)) + 0.5 * smooth(rng, size, 50 / 224)
-    elif kind == "graded":
-        wave = 3 * (u / size - 0.5)
-    else:
-        wave = 0.15 * smooth(rng, size, 40 / 224)
-    return np.clip(color * (1 + depth * wave)[..., None], 0, 1)
+def words(rng: Rng, n: Count) -> str:
+    """Draw n letters."""
+    return "".join(rng.choice(list(_LINES), n))

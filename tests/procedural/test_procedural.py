@@ -1,13 +1,17 @@
 """The procedural generator: roles, masks, determinism, contrast, layout."""
 
+import ast
 import hashlib
 import json
+from collections.abc import MutableMapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vlmad_procedural import generate
+import vlmad_procedural
+from vlmad_procedural import defects, generate, objects, tables, textures
 from vlmad_procedural.generate import DEFECT_TYPES, FAMILIES, PART_FAULTS, defects_of, sample, write
 from vlmad_utils.data import procedural
 from vlmad_utils.data.procedural import sample_once
@@ -31,11 +35,33 @@ def digest(family, defect, seed):
 
 
 def plain(defect, seed, **options):
-    """A fault on a regular texture without camera, and the same piece without the fault."""
+    """Return the change by a defect on a regular texture without camera, and its mask."""
     family = "tile" if DEFECT_TYPES[defect].role == "eval" else "knit"
     image, mask = sample(family, defect, seed=seed, camera=0, size=128, **options)
     good, _ = sample(family, "good", seed=seed, camera=0, size=128)
     return np.abs(image.astype(float) - good).max(-1), mask
+
+
+def test_the_package_imports_nothing_of_the_library():
+    for path in Path(vlmad_procedural.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level < 2, f"{path.name}: an import from above the package"
+                names = [node.module] if not node.level else []
+            else:
+                continue
+            used = {name.split(".")[0] for name in names if name}
+            assert not used & {"vlmad_utils", "embedded_model", "benchmarks"}, path.name
+
+
+@pytest.mark.parametrize(
+    "table",
+    [FAMILIES, DEFECT_TYPES, defects.DEFECTS, objects.OBJECTS, textures.TEXTURES, tables._WITHOUT],
+)
+def test_tables_are_read_only(table):
+    assert table and not isinstance(table, MutableMapping)
 
 
 def test_roles_are_disjoint_and_complete():
