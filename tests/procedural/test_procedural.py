@@ -17,7 +17,8 @@ from vlmad_utils.data import procedural
 from vlmad_utils.data.procedural import sample_once
 
 DRAWN = [d for d in DEFECT_TYPES if d not in PART_FAULTS]
-GOLDEN = {  # sha256 of the raw pixels at size 64, first 16 digits; no photographs, no lines of Pillow
+# sha256 of the raw pixels at size 64, first 16 digits; no photographs, no lines of Pillow
+GOLDEN = {
     ("knit", "burn", 0): "ebfa436e82a68fb6",
     ("stone", "pit", 1): "6972516d7a61df52",
     ("weave", "stain", 2): "f07c64efbe4f13fc",
