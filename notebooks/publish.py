@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import re
 from pathlib import Path
+from typing import cast
 
 import nbformat
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
@@ -24,6 +25,11 @@ NAVIGATION = "<!-- navigation -->"
 def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     """List the notebooks in reading order (their names begin with two digits)."""
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook."""
+    return cast(nbformat.NotebookNode, nbformat.read(path, as_version=4))
 
 
 def headline(notebook: nbformat.NotebookNode) -> tuple[str, str]:
@@ -74,7 +80,7 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def link(paths: list[Path]) -> None:
     """Renew the navigation of the notebooks; outputs and stamps stay as they are."""
     for path in paths:
-        notebook, links = nbformat.read(path, as_version=4), navigation(path, paths)
+        notebook, links = read(path), navigation(path, paths)
         places = [cell for cell in notebook.cells if cell.source.startswith(NAVIGATION)]
         if any(cell.source != links for cell in places):
             for cell in places:
@@ -86,7 +92,7 @@ def table() -> str:
     """Write the Markdown table of the notebooks, one line each."""
     rows = ["| notebook | what you will be able to do |", "|---|---|"]
     for path in notebooks():
-        title, promise = headline(nbformat.read(path, as_version=4))
+        title, promise = headline(read(path))
         rows.append(f"| [`{path.stem}`](notebooks/{path.name}) {title} | {promise} |")
     return "\n".join(rows)
 
@@ -114,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.links:
         for path in [*notebooks(), *sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))]:
-            nbformat.write(tidy(nbformat.read(path, as_version=4)), path)
+            nbformat.write(tidy(read(path)), path)
     link(notebooks())
     (ROOT / "README.md").write_text(readme(), encoding="utf-8")
 

@@ -51,14 +51,11 @@ def test_auroc_is_the_mean_over_categories_and_gap_its_difference(sample):
 def test_table_has_chance_and_n_and_a_column_of_differences_only_when_asked(sample):
     scores = {"one": np.arange(len(sample.test)), "two": sample.labels.astype(float)}
     table = sample.table(scores, against="one")
-    assert (
-        list(table) == ["made", "made, difference"] and table["made"]["two"] == "1.00 [1.00, 1.00]"
-    )
-    assert (
-        table["made"]["chance"] == "0.50"
-        and table["made"]["images (categories)"] == "24 (2)"
-        and table["made, difference"]["one"] == ""
-    )
+    assert list(table) == ["made", "made, difference"]
+    assert table["made"]["two"] == "1.00 [1.00, 1.00]"
+    assert table["made"]["chance"] == "0.50"
+    assert table["made"]["images (categories)"] == "24 (2)"
+    assert table["made, difference"]["one"] == ""
     assert list(sample.table(scores)) == ["made"]
 
 
