@@ -36,7 +36,8 @@ def choose_device(device="auto", precision="auto"):
         )
     if precision == "auto":
         cuda = torch.device(device).type == "cuda"
-        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if cuda else "fp32"
+        bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if bf16 else "fp16" if cuda else "fp32"
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision is one of auto, fp32, bf16, fp16; found {precision!r}.")
     return device, precision
