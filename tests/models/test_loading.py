@@ -1,5 +1,9 @@
 """Choosing device, precision, activation and image size when a backbone is loaded."""
 
+import warnings
+
+import open_clip
+import pytest
 import torch
 
 from vlmad_utils.models import loading
@@ -16,3 +20,89 @@ def test_bfloat16_is_chosen_only_where_the_card_has_it(monkeypatch):
     assert loading.choose_device("cpu") == ("cpu", "fp32")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert loading.choose_device() == ("cuda", "bf16")
+
+
+class Built(Exception):
+    """Stops open_clip where it would build a model."""
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Activation of the model that a load would build; nothing is fetched or built."""
+
+    def stop(*_, quick_gelu=False, **__):
+        raise Built(quick_gelu)
+
+    for kind in ("CLIP", "CustomTextCLIP", "CoCa"):
+        monkeypatch.setattr(open_clip.factory, kind, stop)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: "weights.pt")
+
+    def load(name, pretrained, **options):
+        with pytest.raises(Built) as found:
+            loading.load(name, pretrained, device="cpu", **options)
+        return found.value.args[0]
+
+    return load
+
+
+def vits():
+    """(model, tag) of all ViT towers of open_clip that were published."""
+    for name, tag in open_clip.list_pretrained():
+        vision = open_clip.get_model_config(name)["vision_cfg"]
+        if isinstance(vision.get("layers"), int) and "timm_model_name" not in vision:
+            yield name, tag
+
+
+@pytest.mark.parametrize("name, tag", list(vits()))
+def test_every_published_vit_gets_the_activation_of_its_weights(name, tag, built):
+    """open_clip itself warns where model and weights disagree."""
+    with warnings.catch_warnings():
+        # open_clip's own model has QuickGELU, its tag does not say so
+        warnings.simplefilter("ignore" if name == "roberta-ViT-B-32" else "error")
+        quick = built(name, tag)
+    makers = ("openai", "metaclip", "dfn2b", "dfn5b", "laion400m")
+    known = name.endswith("-quickgelu") or name == "roberta-ViT-B-32"
+    assert not quick or known or tag.startswith(makers)
+    assert quick or not (known or tag == "openai")
+
+
+@pytest.fixture
+def local(tmp_path):
+    path = tmp_path / "copy of a checkpoint.safetensors"
+    path.touch()
+    return str(path)
+
+
+def test_a_local_file_warns_where_nothing_says_which_activation_it_needs(built, local):
+    with pytest.warns(UserWarning, match=r"openai.*laion2b_e16.*quick_gelu=True/False"):
+        assert built("ViT-B-32", local) is False
+    with pytest.warns(UserWarning, match="QuickGELU is used.*quick_gelu=True/False"):
+        assert built("ViT-L-14-336", local) is True  # all that was ever published
+
+
+@pytest.mark.parametrize(
+    "name, options, expected",
+    [
+        ("ViT-B-32", {"quick_gelu": True}, True),
+        ("ViT-B-32", {"quick_gelu": False}, False),
+        ("ViT-B-32-quickgelu", {}, True),
+        ("ViT-B-32-quickgelu", {"quick_gelu": False}, False),
+        ("ViT-B-16-plus-240", {}, False),
+        ("ViT-S-32-alt", {}, False),  # never published
+    ],
+)
+def test_a_local_file_is_silent_where_its_activation_is_said(name, options, expected, built, local):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert built(name, local, **options) is expected
+
+
+def test_the_caller_may_ask_for_the_wrong_activation(built):
+    """APRIL-GAN's official results come from exact GELU with OpenAI's weights."""
+    with pytest.warns(UserWarning, match="QuickGELU mismatch"):
+        assert built("ViT-L-14-336", "openai", quick_gelu=False) is False
+
+
+def test_an_unknown_tag_names_those_that_exist():
+    with pytest.raises(ValueError, match="laion9b.*openai.*checkpoint"):
+        loading.load("ViT-B-32", "laion9b")

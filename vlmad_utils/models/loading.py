@@ -8,6 +8,8 @@ import functools
 import logging
 import pickle
 import urllib.error
+import warnings
+from pathlib import Path
 
 import open_clip
 import torch
@@ -54,8 +56,9 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
         random weights (shapes only, no skill)
     image_size : pixels; None is the model's own (embedded: 224). Positions are interpolated.
     device, precision : "auto", or e.g. "cuda:1", "fp32"
-    quick_gelu : None takes what the weights need (OpenAI's: QuickGELU). False reproduces APRIL-GAN's mismatch
-        (methods.md 3.1: exact GELU with OpenAI weights).
+    quick_gelu : activation, True for QuickGELU and False for exact GELU. None takes what open_clip's
+        tables say of the weights; for a local file they may say nothing, which is warned of. False
+        with OpenAI's weights is APRIL-GAN's mismatch, from which its official results come.
 
     Raises
     ------
@@ -76,9 +79,15 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
             f"{name} needs weights: pass pretrained=, one of {open_clip.list_pretrained_tags_by_model(name)}"
             " or the path of a checkpoint."
         )
-    random = pretrained == "random"
+    random, pretrained = pretrained == "random", str(pretrained)
+    if not (random or open_clip.get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file()):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "(it has none)"
+        raise ValueError(
+            f"{name} has no weights called {pretrained!r}, and no file is there. Expected one of its "
+            f"tags, {tags}, or the path of a checkpoint."
+        )
     if quick_gelu is None:
-        quick_gelu = pretrained == "openai"
+        quick_gelu = _needs_quick_gelu(name, pretrained)
     if pretrained == "laion400m_e32" and name == "ViT-B-16-plus-240":
         log.warning(
             "open_clip's hub entry for laion400m_e32 holds the e31 weights (facts 2.1): results are e31's."
@@ -90,7 +99,8 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
                 name,
                 pretrained=None if random else pretrained,
                 force_image_size=image_size,
-                force_quick_gelu=quick_gelu,
+                force_quick_gelu=quick_gelu,  # alone it cannot take QuickGELU from a model
+                quick_gelu=quick_gelu,
                 load_weights=not random,
             )
     except pickle.UnpicklingError as error:  # torch's own message advises to open it all the same
@@ -120,6 +130,29 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
         mean=preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
         std=preprocess.get("std", open_clip.OPENAI_DATASET_STD),
     )
+
+
+def _needs_quick_gelu(name: str, pretrained: str) -> bool:
+    """Return whether weights need QuickGELU, as open_clip says; warn where it says nothing."""
+    tags = {
+        tag: bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+        for tag in open_clip.list_pretrained_tags_by_model(name)
+    }
+    own = open_clip.get_model_config(name).get("quick_gelu", False)
+    if own or pretrained == "random":
+        return own
+    if found := open_clip.get_pretrained_cfg(name, pretrained):
+        return found.get("quick_gelu", False)
+    quick = [tag for tag, needs in tags.items() if needs]
+    exact = [tag for tag, needs in tags.items() if not needs]
+    if quick:
+        warnings.warn(
+            f"Nothing says which activation the weights in {pretrained} need: of those published for "
+            f"{name}, {', '.join(quick)} need QuickGELU, {', '.join(exact) or 'none'} exact GELU. "
+            f"{'exact GELU' if exact else 'QuickGELU'} is used; pass quick_gelu=True/False to choose.",
+            stacklevel=3,
+        )
+    return bool(quick) and not exact
 
 
 def _is_network_fault(error):
