@@ -5,8 +5,9 @@ import warnings
 import open_clip
 import pytest
 import torch
+from fixtures import tiny
 
-from vlmad_utils.models import loading
+from vlmad_utils.models import OpenClip, loading
 
 
 def test_bfloat16_is_chosen_only_where_the_card_has_it(monkeypatch):
@@ -106,3 +107,21 @@ def test_the_caller_may_ask_for_the_wrong_activation(built):
 def test_an_unknown_tag_names_those_that_exist():
     with pytest.raises(ValueError, match="laion9b.*openai.*checkpoint"):
         loading.load("ViT-B-32", "laion9b")
+
+
+@pytest.mark.parametrize("size, nearest", [(250, 256), (247, 240), ((240, 250), 256), (7, 16)])
+def test_an_image_size_that_the_patches_do_not_cover_is_refused(size, nearest, built):
+    """Otherwise the border is unseen and the map is stretched over it."""
+    with pytest.raises(ValueError, match=f"multiple of 16 .*the nearest is {nearest}"):
+        loading.load("ViT-B-16-plus-240", "random", image_size=size, device="cpu")
+    built("ViT-B-16-plus-240", "random", image_size=256)
+
+
+def test_a_tower_whose_patches_do_not_cover_its_image_is_refused():
+    model = tiny.model().model
+    size, model.visual.image_size = model.visual.image_size, (100, 96)
+    try:
+        with pytest.raises(ValueError, match="multiple of 16 .*found 100; the nearest is 96"):
+            OpenClip(model, None, name="tiny")
+    finally:
+        model.visual.image_size = size

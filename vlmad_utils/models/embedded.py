@@ -21,10 +21,11 @@ from .backbone import Backbone
 from .onednn import OneDNN
 from .sentences import MiniLM
 from .text_towers import BertText
+from .windows import check_image_size
 
 FOLDER = Path(__file__).parent / "embedded_heads"
 HEAD_BLOCKS = (6, 9, 12)
-IMAGE_SIZE = 224
+IMAGE_SIZE, PATCH = 224, 14
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -100,11 +101,7 @@ class Embedded(Backbone):
         pretrained="embedded",
     ):
         size = image_size or IMAGE_SIZE
-        if size % 14 or size < 28:
-            raise ValueError(
-                f"image_size of the embedded model is a multiple of 14 (patch size), found {size}; "
-                f"the nearest is {max(28, round(size / 14) * 14)}."
-            )
+        check_image_size("the embedded model", size, PATCH, least=2)
         self.tower, self.sentences, self.heads = (
             tower.eval().to(device),
             sentences,
@@ -117,7 +114,7 @@ class Embedded(Backbone):
             precision,
         )
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
-        self.image_size, self.grid = (size, size), (size // 14, size // 14)
+        self.image_size, self.grid = (size, size), (size // PATCH, size // PATCH)
         self.width, self.dim, self.n_blocks = 384, heads.patch.out_features, len(tower.blocks)
         self.logit_scale = heads.image_scale.exp().item()
         self.patch_logit_scale = heads.patch_scale.exp().item()

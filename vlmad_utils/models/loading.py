@@ -11,11 +11,13 @@ import urllib.error
 import warnings
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import torch
 
 from . import embedded
 from .openclip import OpenClip
+from .windows import check_image_size
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,10 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
             f"{name} has no weights called {pretrained!r}, and no file is there. Expected one of its "
             f"tags, {tags}, or the path of a checkpoint."
         )
+    patch = open_clip.get_model_config(name)["vision_cfg"].get("patch_size")
+    if image_size and patch:
+        for size in np.ravel(image_size):
+            check_image_size(name, size, patch)
     if quick_gelu is None:
         quick_gelu = _needs_quick_gelu(name, pretrained)
     if pretrained == "laion400m_e32" and name == "ViT-B-16-plus-240":

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from .backbone import Backbone
 from .onednn import OneDNN
+from .windows import check_image_size
 
 
 class OpenClip(Backbone):
@@ -38,6 +39,8 @@ class OpenClip(Backbone):
                 f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
                 f"{type(visual).__name__}. Choose e.g. ViT-B-16-plus-240 or ViT-L-14-336."
             )
+        for size, patch in zip(visual.image_size, visual.patch_size, strict=True):
+            check_image_size(name, size, patch)
         self.model, self.visual, self.tokenizer = model.eval().to(device), visual, tokenizer
         self.name, self.pretrained, self.device, self.precision = (
             name,

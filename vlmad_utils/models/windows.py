@@ -50,3 +50,23 @@ def window_indices(grid, window, stride=None):
     inside = torch.cartesian_prod(torch.arange(k), torch.arange(k)).reshape(-1, 2)
     patches = corners[:, None] + inside  # (W, k * k, 2)
     return patches[..., 0] * grid[1] + patches[..., 1]
+
+
+def check_image_size(name, size, patch, least=1):
+    """Check that the patches cover the image.
+
+    Parameters
+    ----------
+    name : of the model, for the message
+    size, patch : pixels of a side
+    least : patches of a side that are enough
+
+    Raises
+    ------
+    ValueError with the nearest size that works.
+    """
+    if size % patch or size < least * patch:
+        raise ValueError(
+            f"image_size of {name} is a multiple of {patch} (patch size), found {size}; "
+            f"the nearest is {max(least, round(size / patch)) * patch}."
+        )
