@@ -54,13 +54,6 @@ def test_windows_equal_the_plain_loop_and_differ(model, images):
     assert distances.min() > 1e-3  # sequence-first feeding would make all of them equal
 
 
-def test_window_geometry():
-    assert len(window_indices((15, 15), 2)) == 196 and len(window_indices((15, 15), 3)) == 169
-    counts = torch.bincount(window_indices((15, 15), 3).flatten(), minlength=225).view(15, 15)
-    assert (counts[0, 0], counts[0, 7], counts[7, 7]) == (1, 3, 9)
-    assert torch.equal(window_indices((2, 3), 1).flatten(), torch.arange(6))
-
-
 def test_batch_size_and_window_chunks_change_nothing(model, images):
     asked = {"blocks": (1, 4, "final"), "windows": (2, 3), "patches": True}
     whole = model.encode_image(images, **asked)

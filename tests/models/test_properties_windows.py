@@ -1,6 +1,5 @@
-"""Properties of windows and of their aggregation that hold for any grid."""
+"""Properties of the aggregation of windows that hold for any grid."""
 
-import numpy as np
 import torch
 from fixtures.properties import examples
 from hypothesis import given
@@ -10,41 +9,6 @@ from vlmad_utils.methods import winclip
 from vlmad_utils.models.windows import window_indices
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
-@examples(60)
-@given(grids, st.integers(1, 9))
-def test_windows_cover_every_patch_as_often_as_it_has_places_for_them(grid, k):
-    k = min(k, *grid)
-    indices = window_indices(grid, k)
-    assert indices.shape == ((grid[0] - k + 1) * (grid[1] - k + 1), k * k) and len(
-        {tuple(w) for w in indices.tolist()}
-    ) == len(indices)
-    rows, columns = indices // grid[1], indices % grid[1]
-    for line in (rows, columns):
-        assert (line.amax(1) - line.amin(1) == k - 1).all()
-    places = [
-        np.minimum.reduce(
-            [np.arange(n) + 1, np.arange(n, 0, -1), np.full(n, k), np.full(n, n - k + 1)]
-        )
-        for n in grid
-    ]
-    assert (
-        torch.bincount(indices.flatten(), minlength=grid[0] * grid[1]).reshape(grid).tolist()
-        == np.outer(*places).tolist()
-    )
-
-
-@examples(60)
-@given(grids, st.integers(1, 9), st.integers(1, 9))
-def test_sparse_windows_are_some_of_all_and_leave_no_patch_out(grid, k, stride):
-    k = min(k, *grid)
-    stride = min(stride, k)
-    every, sparse = (
-        {tuple(w) for w in window_indices(grid, spec).tolist()} for spec in (k, f"{k}s{stride}")
-    )
-    assert sparse <= every and {p for w in sparse for p in w} == set(range(grid[0] * grid[1]))
-    assert len(sparse) == len(window_indices(grid, k, stride)) and (stride > 1 or sparse == every)
 
 
 @examples(60)

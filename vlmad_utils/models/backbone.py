@@ -114,7 +114,7 @@ class Backbone(ABC):
         blocks : blocks (1-based) whose residual stream is wanted, CLS removed; "final" is the last one after the
             final norm, "cls" the CLS token that goes with it
         windows : sizes k of the k x k patch windows whose embedding is wanted, with stride 1; or "<k>s<stride>", e.g. "3s2",
-            for a part of them (faster, no longer the paper's)
+            stride <= k, for a part of them (faster, no longer the paper's)
         patches : also return text-aligned patch embeddings
 
         Returns
@@ -180,7 +180,7 @@ class Backbone(ABC):
         return self.image_head(*self.run(shared[0][image, rows], self.head_blocks))
 
     def check_request(self, blocks, windows):
-        """Raise ValueError for a block or window size that this tower does not have."""
+        """Raise ValueError for a block that this tower does not have, or windows that it cannot give."""
         for b in blocks:
             if b not in AFTER_NORM and (
                 not isinstance(b, (int, np.integer)) or not 1 <= b <= self.n_blocks
@@ -189,10 +189,16 @@ class Backbone(ABC):
                     f"{self.name} has blocks 1..{self.n_blocks}, 'final' and 'cls', found {b!r}."
                 )
         for window in windows:
-            if not window_spec(window)[0] <= min(self.grid):
+            side, stride = window_spec(window)
+            if side > min(self.grid):
                 raise ValueError(
                     f"{self.name} at {self.image_size} has a {self.grid} grid: windows of 1 to "
                     f"{min(self.grid)} patches, found {window!r}."
+                )
+            if stride > side:
+                raise ValueError(
+                    f"Windows {window!r}: a stride above the side leaves patches out, which then "
+                    f"have no score. The nearest that covers all is '{side}s{side}'."
                 )
 
     def precision_context(self):
