@@ -8,6 +8,7 @@ blocks, text-aligned patches, window embeddings) and prompts into text embedding
 import hashlib
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -128,9 +129,10 @@ class Backbone(ABC):
         """
         self.check_request(blocks, windows)
         wanted = sorted({b for b in blocks if b not in AFTER_NORM} | set(self.head_blocks))
-        with self.precision_context():
+        with OneDNN():
             start = self.embed(pixels.to(self.device, non_blocking=True))
-            last, taken = self.run(start, wanted)
+            with self.half_products():
+                last, taken = self.run(start, wanted)
             out = {"image": F.normalize(self.image_head(last, taken).float(), dim=-1)}
             for b in blocks:
                 tokens = self.final_norm(last) if b in AFTER_NORM else taken[b]
@@ -150,13 +152,15 @@ class Backbone(ABC):
         rows = torch.cat(
             [indices.new_zeros(len(indices), 1), indices + 1], dim=1
         )  # token numbers, CLS first
-        shared = self.share(start)
+        with self.half_products():
+            shared = self.shared_by_windows(start)
 
         def embed(windows):  # numbers of windows, those of the first image first
-            with torch.inference_mode(), self.precision_context():  # both are set per thread
-                return self.embed_windows(
-                    shared, (windows // len(rows))[:, None], rows[windows % len(rows)]
-                )
+            image = (windows // len(rows))[:, None]
+            with torch.inference_mode(), OneDNN():  # both are set per thread
+                with self.half_products():
+                    last, taken = self.run_windows(shared, image, rows[windows % len(rows)])
+                return self.image_head(last, taken)
 
         n, cpu = len(start) * len(rows), start.device.type == "cpu"
         at_once = self.n_windows_per_pass or max(
@@ -171,13 +175,13 @@ class Backbone(ABC):
             0, (len(start), len(rows))
         )
 
-    def share(self, start):
+    def shared_by_windows(self, start):
         """What the windows of an image have in common, from its tokens (B, 1 + N, C): taken from it, not computed again."""
         return (start,)
 
-    def embed_windows(self, shared, image, rows):
-        """Joint embedding (n, D) of n windows: token numbers ``rows`` (n, 1 + k * k) of the images ``image`` (n, 1)."""
-        return self.image_head(*self.run(shared[0][image, rows], self.head_blocks))
+    def run_windows(self, shared, image, rows):
+        """:meth:`run` for n windows: token numbers ``rows`` (n, 1 + k * k) of the images ``image`` (n, 1)."""
+        return self.run(shared[0][image, rows], self.head_blocks)
 
     def check_request(self, blocks, windows):
         """Raise ValueError for a block that this tower does not have, or windows that it cannot give."""
@@ -201,15 +205,12 @@ class Backbone(ABC):
                     f"have no score. The nearest that covers all is '{side}s{side}'."
                 )
 
-    def precision_context(self):
-        return (
-            OneDNN()
-            if self.precision == "fp32"
-            else torch.autocast(
-                torch.device(self.device).type,
-                {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision],
-            )
-        )
+    def half_products(self):
+        """Context for the blocks: matrix products in the chosen precision, all that enters as float32 stays so."""
+        if self.precision == "fp32":
+            return nullcontext()
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        return torch.autocast(torch.device(self.device).type, half)
 
     def _set_fingerprint(self, module_states, **facts):
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())

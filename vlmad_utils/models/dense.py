@@ -7,7 +7,7 @@ values (q = k = v) gathers similar patches instead of mixing in the global conte
 import torch
 import torch.nn.functional as F
 
-from .openclip import OpenClip
+from .openclip import OpenClip, embed_patches
 
 
 def value_attention(block, x, attend="vv"):
@@ -87,8 +87,9 @@ def dpam(visual, pixels, first_vv_block, blocks):
     image : (B, D), CLS of the ordinary stream times the projection, **without** ln_post; not normalised
     patches : {block: (B, 1 + N, D)}, V-V stream -> ln_post -> projection, CLS first; not normalised
     """
-    last, taken = vv_run(visual, visual._embeds(pixels), first_vv_block, blocks)
-    return last[:, 0] @ visual.proj, {b: visual.ln_post(x) @ visual.proj for b, x in taken.items()}
+    last, taken = vv_run(visual, embed_patches(visual, pixels), first_vv_block, blocks)
+    with torch.autocast(pixels.device.type, enabled=False):
+        return last[:, 0] @ visual.proj, {b: _joint(visual, x) for b, x in taken.items()}
 
 
 class DPAM(OpenClip):
@@ -111,7 +112,7 @@ class DPAM(OpenClip):
 
     def run(self, tokens, blocks):
         last, taken = vv_run(self.visual, tokens, self.first_vv_block, {*blocks, self.n_blocks})
-        return last, {b: self.visual.ln_post(x) @ self.visual.proj for b, x in taken.items()}
+        return last, {b: _joint(self.visual, x) for b, x in taken.items()}
 
     def image_head(self, last, taken):
         return last[:, 0] @ self.visual.proj
@@ -162,7 +163,7 @@ def maskclip(visual, pixels, residual=True):
 
     Source: MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071).
     """
-    x = visual._embeds(pixels)
+    x = embed_patches(visual, pixels)
     *first, last = visual.transformer.resblocks
     for block in first:
         x = block(x)
@@ -172,7 +173,7 @@ def maskclip(visual, pixels, residual=True):
         x = x + last.ls_2(last.mlp(last.ln_2(x)))
     else:
         x = value
-    return _unit(visual.ln_post(x)[:, 1:] @ visual.proj)
+    return _unit(_joint(visual, x)[:, 1:])
 
 
 @torch.no_grad()
@@ -185,6 +186,12 @@ def vv(visual, pixels, first_block=None):
     return _unit(
         dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:]
     )
+
+
+def _joint(visual, tokens):
+    """Tokens (B, n, C) through the last norm and the projection, in float32 under autocast, too."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return visual.ln_post(tokens.float()) @ visual.proj
 
 
 def _unit(x):

@@ -3,6 +3,7 @@
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 
 from .backbone import Backbone
 from .onednn import OneDNN
@@ -32,7 +33,7 @@ class OpenClip(Backbone):
     ):
         visual = model.visual
         if (
-            not isinstance(visual, open_clip.transformer.VisionTransformer)
+            not isinstance(visual, VisionTransformer)
             or visual.pool_type != "tok"
         ):
             raise ValueError(
@@ -53,7 +54,7 @@ class OpenClip(Backbone):
         self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
         blocks = visual.transformer.resblocks
         self.n_blocks = len(blocks)
-        # blocks of the usual build: run and embed_windows take them apart; others run as open_clip runs them
+        # blocks of the usual build: run and run_windows take them apart; others run as open_clip runs them
         self.plain = visual.attn_pool is None and all(
             type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks
         )
@@ -71,9 +72,7 @@ class OpenClip(Backbone):
         )
 
     def embed(self, pixels):
-        return self.visual._embeds(
-            pixels
-        )  # no public name: patches + CLS + positions, then ln_pre (per token)
+        return embed_patches(self.visual, pixels)
 
     def run(self, tokens, blocks):
         if self.plain:
@@ -95,7 +94,7 @@ class OpenClip(Backbone):
     def image_head(self, last, taken):
         return self.visual._pool(last)[0] @ self.visual.proj
 
-    def share(self, start):
+    def shared_by_windows(self, start):
         """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
         return (
             (start, _qkv(self.visual.transformer.resblocks[0], start))
@@ -103,18 +102,18 @@ class OpenClip(Backbone):
             else (start,)
         )
 
-    def embed_windows(self, shared, image, rows):
+    def run_windows(self, shared, image, rows):
         """As the tower does it, but for two things that change no number: the first block's projections are shared, and
         in the last block only CLS asks, for the head reads nothing else."""
         if len(shared) == 1:  # blocks of another build
-            return super().embed_windows(shared, image, rows)
+            return super().run_windows(shared, image, rows)
         first, *middle, last = self.visual.transformer.resblocks
         x, qkv = (each[image, rows] for each in shared)
         x = _after_attention(first, x, *qkv.chunk(3, dim=-1))
         for block in middle:
             x = _after_attention(block, x, *_qkv(block, x).chunk(3, dim=-1))
         query, key, value = _qkv(last, x).chunk(3, dim=-1)
-        return self.image_head(_after_attention(last, x[:, :1], query[:, :1], key, value), {})
+        return _after_attention(last, x[:, :1], query[:, :1], key, value), {}
 
     def patch_head(self, last, taken, grid):
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
@@ -150,6 +149,18 @@ class OpenClip(Backbone):
             if isinstance(text.text_projection, torch.nn.Linear)
             else x @ text.text_projection
         )
+
+
+def embed_patches(visual: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the tokens (B, 1 + N, C) that enter block 1, CLS first, in float32 under autocast, too.
+
+    The same operations as open_clip's own ``_embeds``, which has no public name: patches, CLS,
+    positions, then ``ln_pre``, each token by itself. (Dropout of patches is for training only.)
+    """
+    with torch.autocast(pixels.device.type, enabled=False):
+        patches = visual.conv1(pixels).flatten(2).permute(0, 2, 1)
+        cls = visual.class_embedding.expand(len(pixels), 1, -1)
+        return visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
 
 
 def _qkv(block, x):
