@@ -153,11 +153,11 @@ def test_single_references_give_what_all_at_once_give_and_are_searched_once(tmp_
     stored = features.encode(tiny.model(), images, blocks=(2,), store=tmp_path, progress=False)
     test, pool, searched = stored[:18], stored[18:], []
     right = memory_bank.nearest(test.tokens[2], pool[:3].tokens[2].flatten(0, 1))[0][..., 0]
-    nearest = memory_bank.nearest
+    nearest = memory_bank._nearest
     monkeypatch.setattr(memory_bank, "_KNOWN", type(memory_bank._KNOWN)())
     monkeypatch.setattr(
         memory_bank,
-        "nearest",
+        "_nearest",
         lambda query, bank: (searched.append(len(query)), nearest(query, bank))[1],
     )
     first = memory_bank.reference_distance(test, pool[:3], 2)
@@ -193,3 +193,49 @@ def test_what_is_remembered_of_references_is_bounded(tmp_path, monkeypatch):
     found = memory_bank.reference_distance(stored[:2], stored[2:], 2)
     assert len(memory_bank._KNOWN) == 2
     assert torch.equal(memory_bank.reference_distance(stored[:2], stored[2:], 2), found)
+
+
+class Counted:
+    """Encoded images that log how many images each reading of their tokens takes."""
+
+    identity, grid = None, (4, 5)
+
+    def __init__(self, array, log):
+        self.array, self.log = array, log
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return Counted(self.array[[rows] if isinstance(rows, int) else rows], self.log)
+
+    @property
+    def tokens(self):
+        self.log.append(len(self.array))
+        return {1: self.array}
+
+
+def test_each_image_is_read_and_normalised_once(monkeypatch):
+    """37 test images are three batches; the products stay those of one batch and one reference."""
+    query, bank, log, normalised = draw(37, 20, 8), draw(5, 20, 8, seed=1), [], []
+    expected = [
+        torch.stack([memory_bank.nearest(part, one)[0][..., 0] for one in bank]).amin(dim=0)
+        for part in query.split(16)
+    ]
+    unit = memory_bank.unit
+    monkeypatch.setattr(
+        memory_bank, "unit", lambda x: (normalised.append(x.numel() // 160), unit(x))[1]
+    )
+    found = memory_bank.reference_distance(Counted(query, []), Counted(bank, log), 1)
+    assert torch.equal(found, torch.cat(expected))
+    assert sum(log) == 5 and sum(normalised) == 37 + 5
+
+
+def test_a_bank_is_built_and_normalised_once(monkeypatch):
+    query, bank, log, normalised = draw(37, 20, 8), draw(5, 20, 8, seed=1), [], []
+    unit = memory_bank.unit
+    monkeypatch.setattr(
+        memory_bank, "unit", lambda x: (normalised.append(x.numel() // 160), unit(x))[1]
+    )
+    memory_bank.few_shot(Counted(query, []), Counted(bank, log), block=1, k=2)
+    assert sum(log) == 5 and sum(normalised) == 37 + 5

@@ -3,6 +3,7 @@
 No text takes part, so it answers "does language help?". Nothing is trained: training-free, K normal images are given.
 """
 
+import functools
 from collections import OrderedDict
 
 import numpy as np
@@ -42,7 +43,11 @@ def nearest(query, memory, k=1):
     -----
     One matrix product per block of queries, so that memory stays near 64 MB whatever the size of the bank.
     """
-    query, memory = unit(query), unit(memory)
+    return _nearest(unit(query), unit(memory), k)
+
+
+def _nearest(query, memory, k=1):
+    """Search as :func:`nearest` does, for vectors that already have unit length."""
     if not 1 <= k <= len(memory):
         raise ValueError(f"k is 1 to {len(memory)} (vectors in the memory), found {k}.")
     if query.shape[-1] != memory.shape[-1]:
@@ -74,15 +79,18 @@ def reference_distance(features, references, name, kind="tokens"):
     The references are searched one by one, and what each gives is remembered while there is room: a draw of 8 holds that
     of 4, and draws of different seeds meet again.
     """
+    singles = [references[i] for i in range(len(references))]
+
+    @functools.cache  # each reference is read and normalised once a call
+    def bank(i):
+        return unit(getattr(singles[i], kind)[name][0])
+
     parts = []
     for part in batches(features):
-        keys = [
-            (part.identity, kind, name, references[i].identity or i) for i in range(len(references))
-        ]
+        keys = [(part.identity, kind, name, one.identity or i) for i, one in enumerate(singles)]
         new = [i for i, key in enumerate(keys) if key not in _KNOWN]
-        banks = getattr(references[new], kind)[name] if new else ()
-        query = getattr(part, kind)[name] if new else None
-        found = {keys[i]: nearest(query, bank)[0][..., 0] for i, bank in zip(new, banks)}
+        query = unit(getattr(part, kind)[name]) if new else None
+        found = {keys[i]: _nearest(query, bank(i))[0][..., 0] for i in new}
         found = [found[key] if key in found else _KNOWN[key] for key in keys]
         parts.append(torch.stack(found).amin(dim=0))
         if part.identity is not None and references.identity is not None:
@@ -113,11 +121,16 @@ def patch_distance(query, memory, k=1, foreground=None):
     -------
     (B, N) float32 in [0, 2]
     """
+    return _patch_distance(query, unit(memory), k, foreground)
+
+
+def _patch_distance(query, memory, k, foreground):
+    """Search as :func:`patch_distance` does, in a memory of unit vectors."""
     if foreground is None:
-        return nearest(query, memory, k)[0].mean(dim=-1)
+        return _nearest(unit(query), memory, k)[0].mean(dim=-1)
     foreground = torch.as_tensor(foreground)
     out = torch.zeros(foreground.shape)
-    out[foreground] = nearest(tensor(query)[foreground], memory, k)[0].mean(dim=-1)
+    out[foreground] = _nearest(unit(tensor(query)[foreground]), memory, k)[0].mean(dim=-1)
     return out
 
 
@@ -231,7 +244,9 @@ def _searched(features, references, blocks, k, coreset_size, seed, mask):
     banks = []
     for b in blocks:
         bank = tensor(references.tokens[b]).flatten(0, 1)
-        banks.append(bank if coreset_size is None else bank[coreset(bank, coreset_size, seed)])
+        banks.append(
+            unit(bank if coreset_size is None else bank[coreset(bank, coreset_size, seed)])
+        )
     parts = []
     for part in batches(features):
         tokens = {b: tensor(part.tokens[b]) for b in blocks}
@@ -239,7 +254,7 @@ def _searched(features, references, blocks, k, coreset_size, seed, mask):
             torch.stack([foreground(t, part.grid) for t in tokens[blocks[0]]]) if mask else None
         )
         layers = [
-            patch_distance(tokens[b], bank, k, inside)
+            _patch_distance(tokens[b], bank, k, inside)
             for b, bank in zip(blocks, banks, strict=True)
         ]
         parts.append(torch.stack(layers).mean(dim=0))
