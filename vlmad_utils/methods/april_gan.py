@@ -110,9 +110,11 @@ def zero_shot(features, prototypes, layers, size=None, scale=100.0, image_from="
     )
 
 
-def layer_distance(features, references, block):
+def layer_distance(features, references, block, cache=None):
     """1 - cos of each raw token to the nearest reference token of the same block: (B, h, w) in [0, 2]."""
-    return reference_distance(features, references, block).unflatten(1, tuple(features.grid))
+    return reference_distance(features, references, block, cache=cache).unflatten(
+        1, tuple(features.grid)
+    )
 
 
 def few_shot(
@@ -125,6 +127,7 @@ def few_shot(
     transductive=False,
     image_from="image",
     zero=None,
+    cache=None,
 ):
     """APRIL-GAN, few-shot: the zero-shot map plus, per block, the distance to K normal images.
 
@@ -135,6 +138,7 @@ def few_shot(
         over **all test images given**): it needs the whole test set, and one image's score depends on the others.
         False (default) divides the maximum by the number of blocks L instead: same parts, one image at a time.
     zero : what :func:`zero_shot` gives for the same arguments, where it is known; it is the same for all references
+    cache : :class:`.memory_bank.DistanceCache` or None
     the others : as in :func:`zero_shot`
 
     Returns
@@ -147,7 +151,7 @@ def few_shot(
     zero = zero or zero_shot(features, prototypes, layers, size, scale, image_from)
     number, maps = len(layers.blocks), zero.maps.clone()
     for block in layers.blocks:
-        distance = layer_distance(features, references, block)
+        distance = layer_distance(features, references, block, cache)
         maps += distance if size is None else upsample(distance, size, align_corners=True)
     peak = maps.amax(dim=(1, 2))
     if transductive:

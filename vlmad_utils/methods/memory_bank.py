@@ -4,6 +4,7 @@ No text takes part, so it answers "does language help?". Nothing is trained: tra
 """
 
 import functools
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -15,10 +16,50 @@ from ..models.onednn import linear
 from .scores import Scores, batches, tensor, unit
 
 BUDGET = 2**24  # similarities held at once: 64 MB
-_KNOWN, KEPT = (
-    OrderedDict(),
-    2**28,
-)  # distances of test images to single references, and how many bytes of them are kept
+
+
+class DistanceCache:
+    """Remember distances of test images to single reference images.
+
+    A draw of 8 references holds that of 4, and draws of different seeds meet again. Threads may
+    share a cache; it goes empty to another process.
+
+    Parameters
+    ----------
+    max_bytes : how much is kept; the oldest entries go first
+    """
+
+    def __init__(self, max_bytes: int = 2**28) -> None:
+        self.max_bytes = max_bytes
+        self._known: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        self._nbytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple) -> torch.Tensor | None:
+        """Return the distances under a key, or None."""
+        with self._lock:
+            return self._known.get(key)
+
+    def put(self, key: tuple, distances: torch.Tensor) -> None:
+        """Keep distances under a key, and drop the oldest entries while there is no room."""
+        with self._lock:
+            if key in self._known:
+                self._nbytes -= self._known.pop(key).nbytes
+            self._known[key] = distances
+            self._nbytes += distances.nbytes
+            while self._nbytes > self.max_bytes:
+                self._nbytes -= self._known.popitem(last=False)[1].nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes are kept."""
+        return self._nbytes
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __reduce__(self) -> tuple:
+        return DistanceCache, (self.max_bytes,)
 
 
 def nearest(query, memory, k=1):
@@ -66,20 +107,18 @@ def _nearest(query, memory, k=1):
     return (1 - cosine).clamp(min=0).reshape(shape), index.reshape(shape)
 
 
-def reference_distance(features, references, name, kind="tokens"):
+def reference_distance(features, references, name, kind="tokens", cache=None):
     """Cosine distance of each test token to the nearest token of K reference images: (B, N) float32 in [0, 2].
 
     Parameters
     ----------
     name : block, or size of windows
     kind : "tokens", or "windows" for (B, W) distances of window embeddings
-
-    Notes
-    -----
-    The references are searched one by one, and what each gives is remembered while there is room: a draw of 8 holds that
-    of 4, and draws of different seeds meet again.
+    cache : :class:`DistanceCache` or None; it remembers stored images, not arrays, which may change
     """
     singles = [references[i] for i in range(len(references))]
+    if features.identity is None or references.identity is None:
+        cache = None
 
     @functools.cache  # each reference is read and normalised once a call
     def bank(i):
@@ -87,16 +126,15 @@ def reference_distance(features, references, name, kind="tokens"):
 
     parts = []
     for part in batches(features):
-        keys = [(part.identity, kind, name, one.identity or i) for i, one in enumerate(singles)]
-        new = [i for i, key in enumerate(keys) if key not in _KNOWN]
+        keys = [(part.identity, kind, name, one.identity) for one in singles]
+        found = [None if cache is None else cache.get(key) for key in keys]
+        new = [i for i, distance in enumerate(found) if distance is None]
         query = unit(getattr(part, kind)[name]) if new else None
-        found = {keys[i]: _nearest(query, bank(i))[0][..., 0] for i in new}
-        found = [found[key] if key in found else _KNOWN[key] for key in keys]
+        for i in new:
+            found[i] = _nearest(query, bank(i))[0][..., 0]
+            if cache is not None:
+                cache.put(keys[i], found[i])
         parts.append(torch.stack(found).amin(dim=0))
-        if part.identity is not None and references.identity is not None:
-            _KNOWN.update(zip(keys, found))
-            while len(_KNOWN) * found[0].nbytes > KEPT:
-                _KNOWN.popitem(last=False)
     return torch.cat(parts)
 
 
@@ -203,7 +241,15 @@ def foreground(tokens, grid, threshold=0.0, centre_share=0.35):
 
 
 def few_shot(
-    features, references, block="final", k=1, coreset_size=None, seed=0, mask=False, top=0.01
+    features,
+    references,
+    block="final",
+    k=1,
+    coreset_size=None,
+    seed=0,
+    mask=False,
+    top=0.01,
+    cache=None,
 ):
     """Anomaly scores from the distance to the nearest reference patch.
 
@@ -216,6 +262,7 @@ def few_shot(
     coreset_size : None keeps the whole bank; else how many tokens (per block)
     mask : score only the foreground (:func:`foreground`, from the first block)
     top : share of patches whose mean is the image score
+    cache : :class:`DistanceCache` or None; used for k=1 without coreset and mask
 
     Returns
     -------
@@ -224,9 +271,9 @@ def few_shot(
     """
     blocks = [block] if isinstance(block, (int, str)) else list(block)
     if k == 1 and coreset_size is None and not mask:
-        distances = torch.stack([reference_distance(features, references, b) for b in blocks]).mean(
-            dim=0
-        )
+        distances = torch.stack(
+            [reference_distance(features, references, b, cache=cache) for b in blocks]
+        ).mean(dim=0)
     else:
         distances = _searched(features, references, blocks, k, coreset_size, seed, mask)
     return Scores(

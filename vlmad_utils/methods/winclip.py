@@ -178,13 +178,14 @@ def zero_shot(
     )
 
 
-def association(features, references, name, kind="windows"):
+def association(features, references, name, kind="windows", cache=None):
     """Half the cosine distance to the nearest vector of the references, over all positions of all of them.
 
     Parameters
     ----------
     features, references : encoded images, B and K of them
     name, kind : a size of "windows", or a block of "tokens"
+    cache : :class:`.memory_bank.DistanceCache` or None
 
     Returns
     -------
@@ -192,10 +193,10 @@ def association(features, references, name, kind="windows"):
 
     Source: WinCLIP, reference association.
     """
-    return reference_distance(features, references, name, kind) / 2
+    return reference_distance(features, references, name, kind, cache) / 2
 
 
-def visual_maps(features, references, windows=(2, 3), token="final", within="harmonic"):
+def visual_maps(features, references, windows=(2, 3), token="final", within="harmonic", cache=None):
     """Association maps {scale: (B, h, w)} and their mean, from the three memories of K normal images.
 
     Parameters
@@ -204,6 +205,7 @@ def visual_maps(features, references, windows=(2, 3), token="final", within="har
     token : "final" takes patch tokens after the final norm (anomalib); a block number takes them before it (the last
         block: Accurate-WinCLIP, mala-lab); None leaves the patch memory out
     within : how window associations spread to patches
+    cache : :class:`.memory_bank.DistanceCache` or None
 
     Returns
     -------
@@ -213,11 +215,13 @@ def visual_maps(features, references, windows=(2, 3), token="final", within="har
     """
     grid = tuple(features.grid)
     maps = {
-        k: spread(association(features, references, k), window_indices(grid, k), grid, within)
+        k: spread(
+            association(features, references, k, cache=cache), window_indices(grid, k), grid, within
+        )
         for k in windows
     }
     if token is not None:
-        maps["patch"] = association(features, references, token, "tokens").unflatten(1, grid)
+        maps["patch"] = association(features, references, token, "tokens", cache).unflatten(1, grid)
     if not maps:
         raise ValueError(
             "WinCLIP+ needs at least one memory: windows=() with token=None leaves none."
@@ -238,6 +242,7 @@ def few_shot(
     within="harmonic",
     across="harmonic",
     crops=None,
+    cache=None,
 ):
     """WinCLIP+, with K normal reference images.
 
@@ -258,7 +263,7 @@ def few_shot(
     language = zero_shot(
         features, prototypes, temperature, windows, image_scale, within, across, crops=crops
     )
-    visual = visual_maps(features, references, windows, token, within)["visual"]
+    visual = visual_maps(features, references, windows, token, within, cache)["visual"]
     image = (
         language.image + visual.amax(dim=(1, 2))
     ) / 2  # maximum on the grid, not on the upsampled map
