@@ -1,52 +1,79 @@
-"""What APRIL-GAN and AnomalyCLIP share when they train: two losses, one loop over cached features, checkpoints."""
+"""What APRIL-GAN and AnomalyCLIP share when they train: losses, one loop, checkpoints."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from tqdm import tqdm
 
 from .. import paths
 
+Weights = dict[str, torch.Tensor]
 
-def focal_loss(probabilities, masks, gamma=2.0, smooth=1e-5):
-    """Focal loss of two-class probabilities (B, 2, H, W) against masks (B, H, W) in {0, 1}; mean over pixels.
 
-    Source: Lin et al. 2017 without class weights. As in both official codes the target is clamped to
-    [smooth, 1 - smooth], and smooth is added to the probability of the true class.
+def focal_loss(
+    probabilities: torch.Tensor, masks: torch.Tensor, gamma: float = 2.0, smooth: float = 1e-5
+) -> torch.Tensor:
+    """Return the focal loss of two-class probabilities, averaged over pixels.
+
+    Parameters
+    ----------
+    probabilities : (B, 2, H, W); masks : (B, H, W) in {0, 1}
+    gamma : how much pixels that are already right are played down
+    smooth : as in both official codes the target is clamped to [smooth, 1 - smooth], and smooth is
+        added to the probability of the true class
+
+    Source: Lin et al. 2017 (arXiv 1708.02002), equation 4, without class weights.
     """
     target = masks.to(probabilities.dtype).clamp(smooth, 1 - smooth)
     p = probabilities[:, 1] * target + probabilities[:, 0] * (1 - target) + smooth
     return -((1 - p) ** gamma * p.log()).mean()
 
 
-def dice_loss(probability, masks, smooth=1.0):
-    """1 - Dice overlap of a map (B, H, W) with masks (B, H, W), per image, averaged. Source: Milletari et al. 2016."""
+def dice_loss(probability: torch.Tensor, masks: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    """Return 1 - Dice overlap of maps (B, H, W) with masks (B, H, W), averaged over images.
+
+    Source: Milletari et al. 2016 (arXiv 1606.04797).
+    """
     p, target = probability.flatten(1), masks.to(probability.dtype).flatten(1)
     return 1 - ((2 * (p * target).sum(1) + smooth) / (p.sum(1) + target.sum(1) + smooth)).mean()
 
 
-def fit(module, n, loss_of, epochs, batch_size, lr, seed, label, progress):
-    """Minimise ``loss_of(rows)`` over shuffled batches of n images. Adam, betas (0.5, 0.999), no schedule: both papers.
+def fit(
+    module: nn.Module,
+    n: int,
+    loss_of: Callable[[np.ndarray], torch.Tensor],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    label: str,
+    progress: bool,
+) -> list[float]:
+    """Minimise ``loss_of(rows)`` over shuffled batches of n images.
+
+    Both papers use Adam with betas (0.5, 0.999) and no schedule.
 
     Parameters
     ----------
-    module : nn.Module; afterwards frozen and in eval mode
-    loss_of : array of row numbers -> scalar tensor
+    module : what learns; afterwards frozen and in eval mode
+    loss_of : from an array of row numbers to a scalar tensor
+    seed : of the shuffling
+    label : of the progress bar; progress : False hides it
 
     Returns
     -------
     list of the mean loss of each epoch
     """
-    optimiser, rng = (
-        torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999)),
-        np.random.default_rng(seed),
-    )
-    history = []
-    quiet = {} if progress else {"disable": True}  # left out, TQDM_DISABLE decides
+    optimiser = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999))
+    rng, history = np.random.default_rng(seed), []
+    quiet: dict[str, Any] = {} if progress else {"disable": True}  # {}: TQDM_DISABLE decides
     with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", **quiet) as bar:
         for _ in range(epochs):
             total = 0.0
@@ -63,8 +90,8 @@ def fit(module, n, loss_of, epochs, batch_size, lr, seed, label, progress):
     return history
 
 
-def save_checkpoint(module, path, **card):
-    """Write a module's weights as safetensors and beside them a JSON card (same name, suffix .json).
+def save_checkpoint(module: nn.Module, path: Path | str, **card: Any) -> None:
+    """Write a module's weights as safetensors, and a JSON card of the same name next to them.
 
     Raises
     ------
@@ -73,39 +100,54 @@ def save_checkpoint(module, path, **card):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"A checkpoint's name ends in .safetensors, found {path.name}.")
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     with paths.atomic_write(path) as temporary:
-        save_file(
-            {
-                name: value.detach().cpu().contiguous()
-                for name, value in module.state_dict().items()
-            },
-            temporary,
-        )
+        save_file(weights, temporary)
     with paths.atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(path, method):
-    """(weights, card) written by :func:`save_checkpoint`.
+def load_checkpoint(path: Path | str, method: str) -> tuple[Weights, dict[str, Any]]:
+    """Return (weights, card) written by :func:`save_checkpoint`.
 
     Raises
     ------
-    FileNotFoundError without weights or card; ValueError when the card belongs to another method, a file is damaged, or
-    the weights are not safetensors (a pickle is never opened).
+    FileNotFoundError without weights or card; ValueError when the card belongs to another method,
+    a file is damaged, or the weights are not safetensors (a pickle is never opened).
     """
     path, card_path = Path(path), Path(path).with_suffix(".json")
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{path.name} is no safetensors file: a pickled checkpoint can run any code when it is opened, so it is not. "
-            "If you trust it, read it with torch.load(path, weights_only=True) and write it with save_checkpoint."
+            f"{path.name} is no safetensors file: a pickled checkpoint can run any code when it is "
+            "opened, so it is not. If you trust it, read it with "
+            "torch.load(path, weights_only=True) and write it with save_checkpoint."
         )
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
         weights = load_file(path)
     except (ValueError, SafetensorError) as error:
         raise ValueError(
-            f"{path} or its card {card_path.name} is damaged ({error}): restore both, or train anew."
+            f"{path} or its card {card_path.name} is damaged ({error}): restore both, or train "
+            "anew."
         ) from error
     if card.get("method") != method:
         raise ValueError(f"{card_path.name} describes {card.get('method')!r}, wanted {method!r}.")
     return weights, card
+
+
+def official_weights(path: Path | str, method: str, key: str, member: str) -> Weights:
+    """Return the weights under ``key`` in a checkpoint of a method's official code.
+
+    Raises
+    ------
+    ValueError when the file has no such key, or no ``member`` in it.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    weights = state.get(key) if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or member not in weights:
+        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise ValueError(
+            f"{Path(path).name} has no key {key!r} with {member!r}, found {found}: a checkpoint of "
+            f"{method}'s official code is wanted (e.g. epoch_15.pth of its train.py)."
+        )
+    return weights

@@ -1,21 +1,27 @@
 """WinCLIP and WinCLIP+ (Jeong et al., CVPR 2023, arXiv 2303.14814).
 
-Zero-shot: every window of 2 x 2 and 3 x 3 patches is embedded on its own and compared with the two text prototypes; a
-patch gets the harmonic mean over the windows that cover it, then over the scales. Few-shot ("+"): the same windows and
-the patch tokens are also compared with those of K normal images. Nothing is trained.
+Zero-shot: every window of 2 x 2 and 3 x 3 patches is embedded alone and compared with the two
+text prototypes. A patch gets the harmonic mean over the windows that cover it, then over the
+scales. Few-shot ("+"): the same windows and the patch tokens are also compared with those of K
+normal images. Nothing is trained.
 
-There is no official code; where public rebuilds differ an option reproduces each, and the default is the reading
-that agrees best with the paper.
+There is no official code. Where public rebuilds differ, an option reproduces each, and the
+default is the reading that agrees best with the paper.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from ..models.windows import window_indices
-from .memory_bank import reference_distance
-from .scores import Scores, anomaly_probability, batches, tensor
+from .aggregation import MEANS, Mean, combine, harmonic, spread
+from .neighbours import DistanceCache, reference_distance
+from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches
 from .tiling import five_crops, merge_tiles, tiles
 
 __all__ = [
+    "MEANS",
     "harmonic",
     "spread",
     "combine",
@@ -29,163 +35,109 @@ __all__ = [
     "tiles",
     "merge_tiles",
 ]
-MEANS = ("harmonic", "arithmetic", "normality")
+Window = int | str  # side in patches, or "<side>s<stride>"
 
 
-def harmonic(scores, indices, grid):
-    """Harmonic mean, for each patch, of the scores of the windows that cover it.
-
-    Parameters
-    ----------
-    scores : (B, W), one non-negative score per window
-    indices : (W, n) patch numbers of each window, from :func:`window_indices`
-    grid : (h, w)
-
-    Returns
-    -------
-    (B, h, w) float32. A patch under a window of score 0 gets 0, the limit of the harmonic mean.
-
-    Raises
-    ------
-    ValueError for negative scores: clamp distances first.
-
-    Source: WinCLIP, harmonic aggregation of windows: |W_p| / sum over windows of 1/score.
-    """
-    scores = tensor(scores)
-    if (scores < 0).any():
-        raise ValueError(
-            f"A harmonic mean wants scores >= 0, found {scores.min():g}: clamp distances at 0."
-        )
-    total, count = _cover(
-        1 / scores.double(), indices, grid
-    )  # double: 1/score of a tiny score swamps the others
-    return (count / total).float()
-
-
-def spread(scores, indices, grid, mean="harmonic"):
-    """Window scores (B, W) to patches (B, h, w).
+# ---- zero-shot: language -------------------------------------------------------------------------
+def image_score(
+    features: Encoded,
+    prototypes: ArrayLike,
+    temperature: float = 0.07,
+    crops: ArrayLike | None = None,
+) -> torch.Tensor:
+    """Return ascore0 of the whole image (B,).
 
     Parameters
     ----------
-    mean : "harmonic" (the paper: low votes win); "arithmetic"; "normality" (harmonic mean of 1 - score, then 1 minus
-        it: high votes win; one public rebuild does so)
-    """
-    if mean == "harmonic":
-        return harmonic(scores, indices, grid)
-    if mean == "normality":
-        return 1 - harmonic(1 - tensor(scores), indices, grid)
-    if mean != "arithmetic":
-        raise ValueError(f"mean is one of {MEANS}, found {mean!r}.")
-    total, count = _cover(tensor(scores).double(), indices, grid)
-    return (total / count).float()
-
-
-def _cover(values, indices, grid):
-    """Sum (B, h, w) over the windows that cover each patch, and their number (h, w)."""
-    patches, size = indices.flatten(), grid[0] * grid[1]
-    values = values.repeat_interleave(indices.shape[1], dim=1)  # each window's value once per patch
-    total = values.new_zeros(len(values), size).index_add_(1, patches, values)
-    count = torch.bincount(patches, minlength=size)
-    return total.unflatten(1, tuple(grid)), count.reshape(tuple(grid))
-
-
-def combine(maps, mean="harmonic"):
-    """Mean over scales of maps (S, B, h, w) -> (B, h, w). Source: WinCLIP, multi-scale aggregation."""
-    if mean == "harmonic":
-        return len(maps) / (1 / maps).sum(dim=0)
-    if mean == "normality":
-        return 1 - combine(1 - maps)
-    if mean != "arithmetic":
-        raise ValueError(f"mean is one of {MEANS}, found {mean!r}.")
-    return maps.mean(dim=0)
-
-
-def image_score(features, prototypes, temperature=0.07, crops=None):
-    """ascore0 of the whole image (B,).
-
-    Parameters
-    ----------
-    crops : None, or (B, n, D) embeddings of further views, e.g. of :func:`.tiling.five_crops`: the mean over the image
-        and its views ("multi-crop"). The paper's 91.8 on MVTec includes one, single-view 90.8; which crops, it is not
-        known.
+    crops : None, or (B, n, D) embeddings of further views, e.g. of :func:`.tiling.five_crops`: the
+        score is the mean over the image and its views ("multi-crop"). The paper's 91.8 on MVTec
+        includes multi-crop, single-view is 90.8; the paper does not say which crops.
     """
     score = anomaly_probability(features.image, prototypes, temperature)
     if crops is None:
         return score
-    return torch.cat(
-        [score[:, None], anomaly_probability(crops, prototypes, temperature)], dim=1
-    ).mean(dim=1)
+    views = anomaly_probability(crops, prototypes, temperature)
+    return torch.cat([score[:, None], views], dim=1).mean(dim=1)
 
 
 def zero_shot(
-    features,
-    prototypes,
-    temperature=0.07,
-    windows=(2, 3),
-    image_scale=True,
-    within="harmonic",
-    across="harmonic",
-    image_from="image",
-    crops=None,
-):
-    """WinCLIP, zero-shot.
+    features: Encoded,
+    prototypes: ArrayLike,
+    temperature: float = 0.07,
+    windows: Sequence[Window] = (2, 3),
+    image_scale: bool = True,
+    within: Mean = "harmonic",
+    across: Mean = "harmonic",
+    image_from: Literal["image", "map"] = "image",
+    crops: ArrayLike | None = None,
+) -> Scores:
+    """Score images with WinCLIP, zero-shot.
 
     Parameters
     ----------
     features : encoded images with ``image`` (B, D) and ``windows[k]`` (B, W, D)
     prototypes : (2, D)
-    temperature : 0.07 as in most rebuilds; ``1 / model.logit_scale`` for the checkpoint's (about 0.01)
-    windows : window sizes in patches; (2, 3) in the paper; 1 to 7 in the source paper's ablation; "3s2" for every second one
+    temperature : 0.07 as in most rebuilds; ``1 / model.logit_scale`` for the checkpoint's (about
+        0.01)
+    windows : window sizes in patches; (2, 3) in the paper; "3s2" for every second window of 3
     image_scale : the whole image is one more scale
-    within, across : mean over windows and over scales: "harmonic" (paper), "arithmetic", "normality"
-    image_from : "image" (paper: the map takes no part) or "map" (its maximum; one public rebuild does so)
+    within, across : mean over windows and over scales: "harmonic" (paper), "arithmetic",
+        "normality"
+    image_from : "image" (paper: the map takes no part) or "map" (its maximum; one public rebuild
+        does so)
     crops : see :func:`image_score`
 
     Returns
     -------
-    Scores, training-free, both in [0, 1]; maps on the patch grid: ``upsample(maps, size)`` for pixels (no smoothing)
+    Scores, training-free, both in [0, 1]; maps on the patch grid: ``upsample(maps, size)`` for
+    pixels (no smoothing)
+
+    Raises
+    ------
+    ValueError for an unknown ``image_from``, or when no scale is left.
 
     Source: WinCLIP, zero-shot anomaly classification and segmentation.
     """
     if image_from not in ("image", "map"):
         raise ValueError(f"image_from is 'image' or 'map', found {image_from!r}.")
+    if not windows and not image_scale:
+        raise ValueError(
+            "The map needs at least one scale: windows=() with image_scale=False leaves none."
+        )
     grid = tuple(features.grid)
-    image, maps = image_score(features, prototypes, temperature, crops), []
+    parts = []
     for part in batches(features):
-        scales = [
-            spread(
-                anomaly_probability(part.windows[k], prototypes, temperature),
-                window_indices(grid, k),
-                grid,
-                within,
-            )
-            for k in windows
-        ]
+        scales = []
+        for k in windows:
+            probability = anomaly_probability(part.windows[k], prototypes, temperature)
+            scales.append(spread(probability, window_indices(grid, k), grid, within))
         if image_scale:
             whole = anomaly_probability(part.image, prototypes, temperature)
             scales.append(whole[:, None, None].expand(-1, *grid))
-        if not scales:
-            raise ValueError(
-                "The map needs at least one scale: windows=() with image_scale=False leaves none."
-            )
-        maps.append(combine(torch.stack(scales), across))
-    maps = torch.cat(maps)
-    return Scores(
-        image if image_from == "image" else maps.amax(dim=(1, 2)),
-        maps,
-        "probability of the anomalous prompts",
-        "training-free",
-    )
+        parts.append(combine(torch.stack(scales), across))
+    maps = torch.cat(parts)
+    if image_from == "map":
+        image = maps.amax(dim=(1, 2))
+    else:
+        image = image_score(features, prototypes, temperature, crops)
+    return Scores(image, maps, "probability of the anomalous prompts", "training-free")
 
 
-def association(features, references, name, kind="windows", cache=None):
-    """Half the cosine distance to the nearest vector of the references, over all positions of all of them.
+# ---- few-shot: language and references -----------------------------------------------------------
+def association(
+    features: Encoded,
+    references: Encoded,
+    name: int | str,
+    kind: Literal["tokens", "windows"] = "windows",
+    cache: DistanceCache | None = None,
+) -> torch.Tensor:
+    """Return half the cosine distance to the nearest vector of all references, at any position.
 
     Parameters
     ----------
     features, references : encoded images, B and K of them
     name, kind : a size of "windows", or a block of "tokens"
-    cache : :class:`.memory_bank.DistanceCache` or None
+    cache : remembers distances to single references
 
     Returns
     -------
@@ -196,32 +148,44 @@ def association(features, references, name, kind="windows", cache=None):
     return reference_distance(features, references, name, kind, cache) / 2
 
 
-def visual_maps(features, references, windows=(2, 3), token="final", within="harmonic", cache=None):
-    """Association maps {scale: (B, h, w)} and their mean, from the three memories of K normal images.
+def visual_maps(
+    features: Encoded,
+    references: Encoded,
+    windows: Sequence[Window] = (2, 3),
+    token: int | str | None = "final",
+    within: Mean = "harmonic",
+    cache: DistanceCache | None = None,
+) -> dict[Window, torch.Tensor]:
+    """Return the association maps of each scale and their mean, from K normal images.
 
     Parameters
     ----------
-    features, references : encoded images with ``windows[k]`` (B, W, D) and ``tokens[token]`` (B, N, C)
-    token : "final" takes patch tokens after the final norm (anomalib); a block number takes them before it (the last
-        block: Accurate-WinCLIP, mala-lab); None leaves the patch memory out
+    features, references : encoded images with ``windows[k]`` (B, W, D) and ``tokens[token]``
+        (B, N, C)
+    windows : window sizes in patches, one memory each
+    token : "final" takes patch tokens after the final norm (anomalib); a block number takes them
+        before it (the last block: Accurate-WinCLIP, mala-lab); None leaves the patch memory out
     within : how window associations spread to patches
-    cache : :class:`.memory_bank.DistanceCache` or None
+    cache : remembers distances to single references
 
     Returns
     -------
-    dict {"patch": ..., 2: ..., 3: ..., "visual": arithmetic mean of the others}
+    dict of maps (B, h, w): {2: ..., 3: ..., "patch": ..., "visual": arithmetic mean of the others}
+
+    Raises
+    ------
+    ValueError when no memory is left.
 
     Source: WinCLIP+, multi-scale visual memory (M^W).
     """
     grid = tuple(features.grid)
-    maps = {
-        k: spread(
-            association(features, references, k, cache=cache), window_indices(grid, k), grid, within
-        )
-        for k in windows
-    }
+    maps: dict[Window, torch.Tensor] = {}
+    for k in windows:
+        distance = association(features, references, k, cache=cache)
+        maps[k] = spread(distance, window_indices(grid, k), grid, within)
     if token is not None:
-        maps["patch"] = association(features, references, token, "tokens", cache).unflatten(1, grid)
+        distance = association(features, references, token, "tokens", cache)
+        maps["patch"] = distance.unflatten(1, grid)
     if not maps:
         raise ValueError(
             "WinCLIP+ needs at least one memory: windows=() with token=None leaves none."
@@ -231,50 +195,51 @@ def visual_maps(features, references, windows=(2, 3), token="final", within="har
 
 
 def few_shot(
-    features,
-    references,
-    prototypes,
-    temperature=0.07,
-    windows=(2, 3),
-    token="final",
-    fusion="average",
-    image_scale=True,
-    within="harmonic",
-    across="harmonic",
-    crops=None,
-    cache=None,
-):
-    """WinCLIP+, with K normal reference images.
+    features: Encoded,
+    references: Encoded,
+    prototypes: ArrayLike,
+    temperature: float = 0.07,
+    windows: Sequence[Window] = (2, 3),
+    token: int | str | None = "final",
+    fusion: Literal["average", "add", "reciprocal"] = "average",
+    image_scale: bool = True,
+    within: Mean = "harmonic",
+    across: Mean = "harmonic",
+    crops: ArrayLike | None = None,
+    cache: DistanceCache | None = None,
+) -> Scores:
+    """Score images with WinCLIP+, given K normal reference images.
 
     Parameters
     ----------
     references : encoded normal images
-    fusion : of language map and visual map: "average" (anomalib), "add" (Accurate-WinCLIP; the same ranking) or
-        "reciprocal" (1 / (1/t + 1/v), one public rebuild)
+    fusion : of language map t and visual map v: "average" (anomalib), "add" (Accurate-WinCLIP; the
+        same ranking) or "reciprocal" (1 / (1/t + 1/v), one public rebuild)
     the others : as in :func:`zero_shot` and :func:`visual_maps`
 
     Returns
     -------
-    Scores, training-free. Image: half of (language score + maximum of the visual map), in [0, 1]. Maps on the patch
-    grid, in [0, 1] ([0, 2] for "add").
+    Scores, training-free. Image: half of (language score + maximum of the visual map on the patch
+    grid, before upsampling), in [0, 1]. Maps on the patch grid, in [0, 1] ([0, 2] for "add").
+
+    Raises
+    ------
+    ValueError for an unknown ``fusion``, and as the two functions above.
 
     Source: WinCLIP+, few-normal-shot classification and segmentation.
     """
+    if fusion not in ("average", "add", "reciprocal"):
+        raise ValueError(f"fusion is average, add or reciprocal, found {fusion!r}.")
     language = zero_shot(
         features, prototypes, temperature, windows, image_scale, within, across, crops=crops
     )
     visual = visual_maps(features, references, windows, token, within, cache)["visual"]
-    image = (
-        language.image + visual.amax(dim=(1, 2))
-    ) / 2  # maximum on the grid, not on the upsampled map
-    if fusion not in ("average", "add", "reciprocal"):
-        raise ValueError(f"fusion is average, add or reciprocal, found {fusion!r}.")
     if fusion == "reciprocal":
         maps = 1 / (1 / language.maps + 1 / visual)
     else:
         maps = (language.maps + visual) / (2 if fusion == "average" else 1)
     return Scores(
-        image,
+        (language.image + visual.amax(dim=(1, 2))) / 2,
         maps,
         f"language probability and visual distance, {fusion}",
         "training-free",

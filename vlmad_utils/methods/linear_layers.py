@@ -1,0 +1,98 @@
+"""The linear layers that APRIL-GAN trains, and their checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .scores import Encoded, tensor
+from .training import load_checkpoint, official_weights, save_checkpoint
+
+OFFICIAL_BLOCKS = (6, 12, 18, 24)  # of ViT-L-14-336 at 518 pixels
+
+
+class LinearLayers(nn.Module):
+    """Project the tokens of each block by one linear layer C -> D.
+
+    Parameters
+    ----------
+    blocks : block numbers, from 1
+    width, dim : C and D
+    seed : of the initial weights; the caller's random numbers are not touched
+
+    Source: APRIL-GAN, zero-shot; ``fc`` is the official name of the weights.
+    """
+
+    def __init__(self, blocks: Sequence[int], width: int, dim: int, seed: int = 111) -> None:
+        super().__init__()
+        self.blocks, self.width, self.dim = tuple(int(b) for b in blocks), int(width), int(dim)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.fc = nn.ModuleList([nn.Linear(self.width, self.dim) for _ in self.blocks])
+
+    def forward(self, tokens: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """Project {block: (B, N, C)} to a list of (B, N, D), in the order of ``blocks``."""
+        for b in self.blocks:
+            if b not in tokens or tokens[b].shape[-1] != self.width:
+                found = {key: tokens[key].shape[-1] for key in tokens.keys()}
+                raise ValueError(
+                    f"These layers want tokens of block {b} with width {self.width}, found "
+                    f"{found}: encode with the backbone they were trained on and "
+                    f"blocks={self.blocks}."
+                )
+        return [layer(tokens[b]) for layer, b in zip(self.fc, self.blocks, strict=True)]
+
+    def project(self, features: Encoded) -> list[torch.Tensor]:
+        """Project the tokens of encoded images to a list over blocks of (B, N, D)."""
+        return self({b: tensor(features.tokens[b]) for b in self.blocks})
+
+
+def save(layers: LinearLayers, path: Path | str, **card: Any) -> None:
+    """Write the weights as safetensors, and a JSON card of the same name next to them.
+
+    Parameters
+    ----------
+    path : ends in .safetensors; the card gets the suffix .json
+    card : what a reader must know, e.g. backbone=model.name, identity=model.identity, trained_on=,
+        prompts=, epochs=, lr=, seed=, licence=
+    """
+    shape = {"blocks": layers.blocks, "width": layers.width, "dim": layers.dim}
+    save_checkpoint(layers, path, method="april_gan", **shape, **card)
+
+
+def load(path: Path | str) -> tuple[LinearLayers, dict[str, Any]]:
+    """Return (LinearLayers, card) written by :func:`save`.
+
+    Raises
+    ------
+    As :func:`.training.load_checkpoint`; RuntimeError when weights and card do not fit.
+    """
+    weights, card = load_checkpoint(path, "april_gan")
+    layers = LinearLayers(card["blocks"], card["width"], card["dim"])
+    layers.load_state_dict(weights)
+    return layers.eval().requires_grad_(False), card
+
+
+def load_official(path: Path | str, blocks: Sequence[int] = OFFICIAL_BLOCKS) -> LinearLayers:
+    """Return LinearLayers from a checkpoint of the official code.
+
+    Use them with ``models.load("ViT-L-14-336", "openai", image_size=518, quick_gelu=False)``. The
+    official results have this mismatch: exact GELU with weights that were trained for QuickGELU.
+
+    Raises
+    ------
+    ValueError when the file has another layout.
+    """
+    weights = official_weights(path, "APRIL-GAN", "trainable_linearlayer", "fc.0.weight")
+    weights = {name: value.float() for name, value in weights.items()}
+    if len(weights) != 2 * len(blocks):
+        raise ValueError(
+            f"The checkpoint has {len(weights) // 2} layers, blocks={tuple(blocks)} names "
+            f"{len(blocks)}."
+        )
+    dim, width = weights["fc.0.weight"].shape
+    layers = LinearLayers(blocks, width, dim)
+    layers.load_state_dict(weights)
+    return layers.eval().requires_grad_(False)
