@@ -7,8 +7,10 @@ blocks, text-aligned patches, window embeddings) and prompts into text embedding
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ AFTER_NORM = (
 )  # what stands for a block's number: patch tokens, or CLS, after the last norm
 
 
+ENCODING = 1  # raise it when a change of the encoding code changes features
+
+
 class Backbone(ABC):
     """What a vision-language model must offer. Letters: B batch, N patches, C tower width, D joint embedding, W windows.
 
@@ -36,7 +41,8 @@ class Backbone(ABC):
     n_blocks : int                 transformer blocks; blocks are counted from 1 as in the papers
     logit_scale : float            the checkpoint's trained 1/temperature
     mean, std : tuple              of the input normalisation, RGB in [0, 1]
-    fingerprint : str              hash of architecture, weights and preprocessing; keys the feature store
+    identity : str                 hash of architecture, all weights, preprocessing and image size: keys what is trained
+    fingerprint : str              hash of identity, precision and :data:`ENCODING`: keys the feature store
     is_clip : bool                 False for the embedded model, whose numbers must never be quoted as CLIP's
     """
 
@@ -212,14 +218,23 @@ class Backbone(ABC):
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         return torch.autocast(torch.device(self.device).type, half)
 
-    def _set_fingerprint(self, module_states, **facts):
+    def _set_fingerprint(self, states: Iterable[Mapping[str, torch.Tensor]], **facts: Any) -> None:
+        """Set identity and fingerprint from the towers' weights and all else that makes the model.
+
+        Parameters
+        ----------
+        states : state dicts
+        facts : architecture and preprocessing, of types whose repr says all
+        """
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-        for state in module_states:
+        for state in states:
             for key in sorted(state):
                 value = state[key].detach().cpu().contiguous()
                 digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
                 digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-        self.fingerprint = digest.hexdigest()[:20]
+        self.identity = digest.hexdigest()[:20]
+        features = f"{self.identity} {self.precision} {ENCODING}"
+        self.fingerprint = hashlib.sha256(features.encode()).hexdigest()[:20]
 
 
 def _on_all_cores(function, parts, device):

@@ -103,7 +103,7 @@ class DPAM(OpenClip):
         self.__dict__.update(model.__dict__)
         self.first_vv_block = first_vv_block or default_first_block(model.n_blocks)
         self.name = f"{model.name} with V-V attention from block {self.first_vv_block}"
-        self._set_fingerprint([], base=model.fingerprint, dpam=self.first_vv_block)
+        self._set_fingerprint([], base=model.identity, dpam=self.first_vv_block)
 
     @property
     def token_width(self) -> int:

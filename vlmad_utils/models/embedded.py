@@ -125,7 +125,7 @@ class Embedded(Backbone):
             mean=self.mean,
             std=self.std,
             resize="squash-bicubic",
-            precision=precision,
+            sentences=sentences.identity,
         )
 
     def embed(self, pixels):

@@ -68,7 +68,6 @@ class OpenClip(Backbone):
             std=self.std,
             activation=activation,
             resize="squash-bicubic",
-            precision=precision,
         )
 
     def embed(self, pixels):

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .. import paths
+
 
 class MiniLM:
     """Frozen all-MiniLM-L6-v2: sentences -> (P, 384) unit norm, mean pooled over real tokens. Loaded with the first sentence:
@@ -13,6 +15,12 @@ class MiniLM:
 
     def __init__(self, folder, device="cpu"):
         self.folder, self.device = next(Path(folder).rglob("model.safetensors")).parent, device
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hash of the files with weights, architecture and tokens; loads none of them."""
+        names = ("model.safetensors", "config.json", "tokenizer.json")
+        return " ".join(paths.sha256(self.folder / name) for name in names)
 
     @functools.cached_property
     def tokenizer(self):
