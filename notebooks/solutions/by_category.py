@@ -54,26 +54,25 @@ class Sample:
             image[rows], maps[rows] = scores.image.numpy(), scores.maps.numpy()
         return image, maps
 
-    def _parts(
-        self, scores: Sequence[np.ndarray], dataset: str, categories: Sequence[str] | None
-    ) -> dict[str, tuple[np.ndarray, ...]]:
-        """Return {category: each of scores (B,), and the labels, on its rows}."""
-        chosen = self.datasets[dataset]
-        chosen = {c: rows for c, rows in chosen.items() if c in (categories or [c])}
-        return {c: tuple(x[rows] for x in (*scores, self.labels)) for c, rows in chosen.items()}
+    def _chosen(self, dataset: str, categories: Sequence[str] | None) -> dict[str, np.ndarray]:
+        """Return {category: its rows} of a data set, or of some of its categories."""
+        rows_of = self.datasets[dataset]
+        return {c: rows for c, rows in rows_of.items() if c in (categories or [c])}
 
     def auroc(
         self, scores: np.ndarray, dataset: str, categories: Sequence[str] | None = None
     ) -> evaluation.Interval:
         """Return the image AUROC of scores (B,), mean over the categories or over some of them."""
-        parts = self._parts([scores], dataset, categories)
+        chosen = self._chosen(dataset, categories)
+        parts = {c: (scores[rows], self.labels[rows]) for c, rows in chosen.items()}
         return evaluation.bootstrap_mean(parts, n=self.draws, seed=self.seed)
 
     def gap(
         self, a: np.ndarray, b: np.ndarray, dataset: str, categories: Sequence[str] | None = None
     ) -> evaluation.Difference:
         """Return the paired difference of the image AUROC of scores a minus scores b, both (B,)."""
-        parts = self._parts([a, b], dataset, categories)
+        chosen = self._chosen(dataset, categories)
+        parts = {c: (a[rows], b[rows], self.labels[rows]) for c, rows in chosen.items()}
         return evaluation.paired(parts, n=4 * self.draws, seed=self.seed)
 
     def table(self, scores: Mapping[str, np.ndarray], against: str | None = None) -> pd.DataFrame:

@@ -169,6 +169,6 @@ def test_what_is_known_may_go_while_a_reference_is_read(stored):
             some = super().__getitem__(rows)
             return Busy(some.store, some.keys, some.grid, some.kinds)
 
-    busy = Busy(stored.store, stored.keys, stored.grid, stored.kinds)
+    busy = Busy(stored.store, stored.keys, stored.grid, stored.shapes)
     found = memory_bank.reference_distance(stored[:2], busy[2:4], 2, cache=cache)
     assert torch.equal(found, right) and len(cache) == 1

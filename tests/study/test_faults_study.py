@@ -14,7 +14,7 @@ from joblib import parallel_config
 
 import vlmad_utils
 from vlmad_utils import data, study
-from vlmad_utils.methods import memory_bank
+from vlmad_utils.methods import neighbours
 from vlmad_utils.models import prompts
 from vlmad_utils.study import cells, registry
 from vlmad_utils.study.method import Last
@@ -166,8 +166,8 @@ def test_an_empty_job_says_why_nothing_is_left_to_run(blind, index):
 
 # ---- what methods remember ----------------------------------------------------------------------
 def test_a_method_remembers_distances_for_itself_and_no_module_does(index, tmp_path, monkeypatch):
-    searches, nearest = [], memory_bank.nearest
-    monkeypatch.setattr(memory_bank, "nearest", lambda *a: searches.append(1) or nearest(*a))
+    searches, nearest = [], neighbours.nearest_unit
+    monkeypatch.setattr(neighbours, "nearest_unit", lambda *a: searches.append(1) or nearest(*a))
 
     def count(method, draws):
         searches.clear()

@@ -14,7 +14,7 @@ from vlmad_utils.data import DataError
         4,
         (1,),
         DataError,
-        "folder/parts: 1 references wanted, 0 normal train images there",
+        "1 references wanted, but folder/parts has 0 normal train images",
     ),
     (
         "k_shot larger than there is",
@@ -22,9 +22,16 @@ from vlmad_utils.data import DataError
         2,
         (0, 8),
         DataError,
-        "folder/parts: 8 references wanted, 2 normal train images there",
+        "8 references wanted, but folder/parts has 2 normal train images",
     ),
-    ("k_shot below 0", 4, 2, (-1,), ValueError, "k_shot=-1: wanted 0 or more"),
+    (
+        "k_shot below 0",
+        4,
+        2,
+        (-1,),
+        ValueError,
+        "shots are numbers of references, 0 or more, found -1",
+    ),
 )
 def test_references_that_are_not_there_stop_a_study_before_it_encodes(tmp_path, case):
     good, bad, shots, kind, words = case

@@ -1,5 +1,6 @@
 """Read any image file as 8-bit RGB and any mask file as booleans; name what cannot be read."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -16,7 +17,7 @@ class DataError(ValueError):
     """Name the data set or file that is wrong, and say what was expected."""
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Return an image as RGB, upright.
 
     Rules for what is not 8-bit RGB:
@@ -105,7 +106,7 @@ def header_size(path: str | Path) -> tuple[int, int]:
     return _read(path, _header)
 
 
-def _read(path: str | Path, convert: Callable[[Image.Image], Result]) -> Result:
+def _read(path: str | os.PathLike[str], convert: Callable[[Image.Image], Result]) -> Result:
     try:
         with Image.open(path) as picture:
             return convert(picture)

@@ -39,14 +39,14 @@ def sample_once(
     As :func:`sample`; OSError when the store cannot be written.
     """
     if store is None:
-        return sample(family, defect, seed, **options)
+        return sample(family, defect, int(seed), **options)
     folder = paths.store_folder(store) / f"procedural-{VERSION}"
     made_of = json.dumps([family, defect, int(seed), sorted(options.items())], default=float)
     key = hashlib.sha256(made_of.encode()).hexdigest()[:40]
     path = folder / key[:2] / f"{key}.png"
     both = _read(path)
     if both is None:
-        image, mask = sample(family, defect, seed, **options)
+        image, mask = sample(family, defect, int(seed), **options)
         both = np.dstack([image, mask * np.uint8(255)])
         about = PngImagePlugin.PngInfo()
         about.add_text("sha256", paths.content_hash(both))
