@@ -1,6 +1,10 @@
 """Prompt ensembles as data, and text prototypes against anomalib and APRIL-GAN."""
 
+import pickle
+import random
+
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +12,8 @@ from fixtures.tiny import arrays, close, model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmad_utils.models import prompts
+from vlmad_utils import models, paths
+from vlmad_utils.models import OpenClip, prompts
 
 R = arrays("text")
 
@@ -131,28 +136,25 @@ def test_mistakes_are_named(ensemble, extra, words):
         prompts.compose("nut", ensemble, extra_states=extra)
 
 
-def test_each_distinct_prompt_is_encoded_once():
+def test_each_distinct_prompt_is_encoded_once(tmp_path):
     clip = Counting("a")
-    prompts._CACHE.pop("a", None)
     requests = {
         (c, e): (c, e)
         for c in ("nut", "tile")
         for e in ("winclip", "winclip-21", "april-gan", "clip-ac")
     }
-    table = prompts.prototype_table(clip, requests)
+    table = prompts.prototype_table(clip, requests, store=tmp_path)
     assert len(clip.seen) == len(set(clip.seen))
     assert all(table[key].shape == (2, 6) for key in requests)
     seen = len(clip.seen)
-    again = prompts.prototypes(clip, "nut", "winclip")
+    again = prompts.prototypes(clip, "nut", "winclip", store=tmp_path)
     assert len(clip.seen) == seen and torch.equal(again, table["nut", "winclip"])
-    assert not torch.equal(again, prompts.prototypes(Counting("b"), "tile", "winclip"))
-    prompts._CACHE.pop("a"), prompts._CACHE.pop("b")
+    assert not torch.equal(again, prompts.prototypes(Counting(), "tile", "winclip"))
 
 
 def test_text_is_kept_on_disk_and_mended(tmp_path):
     def ask(**options):
-        prompts._CACHE.pop("c", None)  # as in another process
-        clip = Counting("c")
+        clip = Counting("c")  # as in another process
         return prompts.prototypes(clip, "nut", "clip-ac", store=tmp_path, **options), len(clip.seen)
 
     found, seen = ask()
@@ -163,10 +165,19 @@ def test_text_is_kept_on_disk_and_mended(tmp_path):
     with pytest.warns(UserWarning, match="computed again"):
         mended, one = ask()
     assert one == 1 and torch.equal(found, mended)
-    assert (
-        ask(extra_states={"anomalous": ["bent {}"]})[1] == 2
-    )  # another list: the file of that side is not read for it
-    prompts._CACHE.pop("c")
+    assert ask(extra_states={"anomalous": ["bent {}"]})[1] == 1  # one row a prompt
+
+
+def test_rows_are_remembered_by_the_object_without_a_disk():
+    clip = Counting("d")
+    clip.text_rows = {}
+    for _ in range(2):
+        prompts.prototypes(clip, "nut", "clip-ac", store=None)
+    prompts.prototypes(clip, "tile", "clip-ac", store=None)
+    assert len(clip.seen) == 4
+    again = pickle.loads(pickle.dumps(model()))
+    prompts.prototypes(again, "metal_nut", "clip-ac", store=None)
+    assert len(again.text_rows) == 2 and not pickle.loads(pickle.dumps(again)).text_rows
 
 
 def test_a_model_without_fingerprint_is_not_cached():
@@ -197,3 +208,63 @@ def test_order_of_states_does_not_matter(order, normalise_first):
     one, two = (prompts.prototypes(Counting(), "nut", e, normalise_first) for e in (base, shuffled))
     assert torch.allclose(one, two, atol=1e-6)
     assert torch.allclose(one.norm(dim=-1), torch.ones(2), atol=1e-6)
+
+
+def custom_text():
+    """A tower whose text part is an object of its own, which open_clip runs at full length."""
+    clip = open_clip.model.CustomTextCLIP(
+        embed_dim=16,
+        vision_cfg={"layers": 1, "width": 64, "patch_size": 16, "image_size": 32},
+        text_cfg={"width": 32, "heads": 2, "layers": 2, "context_length": 77},
+    )
+    return OpenClip(clip, model().tokenizer, name="custom")
+
+
+def embedded():
+    if not (paths.raw_dir() / "minilm").exists():
+        pytest.skip("the towers are not fetched; run make data")
+    return models.load("embedded", device="cpu")
+
+
+@pytest.mark.parametrize("make", [model, custom_text, embedded])
+def test_a_row_depends_on_its_prompt_only(make, threads):
+    """Bit for bit: not on the prompts asked with it, their order, or the number of cores."""
+    backbone, rng = make(), random.Random(0)
+    texts = [text for side in prompts.compose("metal_nut", "winclip-21") for text in side]
+    texts = rng.sample(list(dict.fromkeys(texts)), 40)
+    whole = backbone.encode_text(texts)
+    for cores in (1, 2):
+        torch.set_num_threads(cores)
+        for n in (1, 1, 2, 3, 7, 8, 9, 17, 40):
+            chosen = rng.sample(range(len(texts)), n)
+            assert torch.equal(backbone.encode_text([texts[i] for i in chosen]), whole[chosen])
+
+
+@pytest.fixture
+def threads():
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
+
+
+def test_stored_rows_do_not_depend_on_what_was_asked_before(tmp_path):
+    """Else the keys of cells would change from one run of a study to the next."""
+    normal, anomalous = prompts.compose("metal_nut", "winclip-21")
+
+    def ask(name, *groups):
+        clip = pickle.loads(pickle.dumps(model()))
+        for group in groups:
+            rows = prompts.embed(clip, group, store=tmp_path / name)
+        return rows
+
+    expected = ask("once", normal + anomalous)
+    assert torch.equal(ask("once", normal + anomalous), expected)  # read back
+    assert torch.equal(ask("sides", anomalous, normal[:5], normal + anomalous), expected)
+    backwards = ask("back", (normal + anomalous)[::-1])
+    assert torch.equal(backwards.flip(0), expected)
+    files = {
+        name: sorted(path.name for path in (tmp_path / name).rglob("text/**/*.safetensors"))
+        for name in ("once", "sides", "back")
+    }
+    assert files["once"] == files["sides"] == files["back"]
+    assert len(files["once"]) == len(set(normal + anomalous))

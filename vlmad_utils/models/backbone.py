@@ -7,10 +7,10 @@ blocks, text-aligned patches, window embeddings) and prompts into text embedding
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ AFTER_NORM = (
 )  # what stands for a block's number: patch tokens, or CLS, after the last norm
 
 
+P, R = TypeVar("P"), TypeVar("R")
 ENCODING = 1  # raise it when a change of the encoding code changes features
 
 
@@ -177,7 +178,7 @@ class Backbone(ABC):
         parts = torch.arange(n, device=start.device).tensor_split(
             -(-passes // workers) * workers
         )  # as much work for each
-        return torch.cat(_on_all_cores(embed, parts, start.device)).unflatten(
+        return torch.cat(on_all_cores(embed, parts, start.device)).unflatten(
             0, (len(start), len(rows))
         )
 
@@ -218,6 +219,10 @@ class Backbone(ABC):
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         return torch.autocast(torch.device(self.device).type, half)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process needs: it remembers no texts."""
+        return {**self.__dict__, "text_rows": {}}
+
     def _set_fingerprint(self, states: Iterable[Mapping[str, torch.Tensor]], **facts: Any) -> None:
         """Set identity and fingerprint from the towers' weights and all else that makes the model.
 
@@ -232,15 +237,23 @@ class Backbone(ABC):
                 value = state[key].detach().cpu().contiguous()
                 digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
                 digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        self.text_rows: dict[str, torch.Tensor] = {}  # embeddings (D,) of prompts that were asked
         self.identity = digest.hexdigest()[:20]
         features = f"{self.identity} {self.precision} {ENCODING}"
         self.fingerprint = hashlib.sha256(features.encode()).hexdigest()[:20]
 
 
-def _on_all_cores(function, parts, device):
-    """[function(part) ...]: on a CPU each core takes parts of its own, since small products do not split well."""
+def on_all_cores(
+    function: Callable[[P], R], parts: Sequence[P], device: torch.device, least: int = 2
+) -> list[R]:
+    """Return [function(part), ...]; on a CPU each core takes parts, since small products do not split well.
+
+    Parameters
+    ----------
+    least : parts from which cores work by themselves; fewer are split by PyTorch
+    """
     n = torch.get_num_threads()
-    if device.type != "cpu" or min(n, len(parts)) < 2:
+    if device.type != "cpu" or n < 2 or len(parts) < least:
         return [function(part) for part in parts]
     try:
         with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -18,7 +18,6 @@ from .. import paths
 from ..data import fetch
 from . import dinov2
 from .backbone import Backbone
-from .onednn import OneDNN
 from .sentences import MiniLM
 from .text_towers import BertText
 from .windows import check_image_size
@@ -150,10 +149,8 @@ class Embedded(Backbone):
     def patch_head(self, last, taken, grid):
         return self.heads.patch(self.heads.trunk(stack_tokens(taken)[:, 1:]))
 
-    @torch.inference_mode()
     def encode_text(self, prompts):
-        with OneDNN():
-            return self.heads.text(self.sentences(prompts).to(self.device)).float().cpu()
+        return self.sentences(prompts, self.heads.text)
 
     def text_tower(self):
         """MiniLM and the text head as a differentiable tower, for learned prompts (AnomalyCLIP)."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 
 from .backbone import Backbone
-from .onednn import OneDNN
+from .text_batches import encode_alike
 from .windows import check_image_size
 
 
@@ -117,37 +117,27 @@ class OpenClip(Backbone):
     def patch_head(self, last, taken, grid):
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
 
-    @torch.inference_mode()
-    def encode_text(self, prompts, batch_size=256):
-        with OneDNN():
-            parts = [
-                self._encode_ids(self.tokenizer(list(prompts[i : i + batch_size])).to(self.device))
-                .float()
-                .cpu()
-                for i in range(0, len(prompts), batch_size)
-            ]
-        return torch.cat(parts)
-
-    def _encode_ids(self, ids):
-        """As the tower does it, without the padding behind the longest prompt: a token sees only those before it, so no
-        number changes, and prompts of 15 tokens do not cost 77."""
-        text, ends = self.model, ids.argmax(dim=-1)  # the end token has the highest number
+    def encode_text(self, prompts):
+        ids = self.tokenizer(list(prompts))
+        text = self.model
         if (
             type(text) is not open_clip.model.CLIP
             or text.attn_mask is None
             or text.text_pool_type != "argmax"
         ):
-            return text.encode_text(ids)
-        n = int(ends.max()) + 1
-        x = text.token_embedding(ids[:, :n]) + text.positional_embedding[:n]
-        x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[
-            torch.arange(len(x)), ends
-        ]
-        return (
-            text.text_projection(x)
-            if isinstance(text.text_projection, torch.nn.Linear)
-            else x @ text.text_projection
-        )
+            return encode_alike(text.encode_text, ids.tolist(), self.device)
+        # a token sees only those before it: padding behind the end changes no number, but costs
+        ends = ids.argmax(dim=-1) + 1  # the end token has the highest number
+        tokens = [row[:end].tolist() for row, end in zip(ids, ends)]
+        return encode_alike(self._encode_ids, tokens, self.device)
+
+    def _encode_ids(self, ids):
+        """As the tower does it, for prompts (B, L) that all end with their last token."""
+        text, n = self.model, ids.shape[1]
+        x = text.token_embedding(ids) + text.positional_embedding[:n]
+        x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[:, -1]
+        projection = text.text_projection
+        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
 
 
 def embed_patches(visual: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,16 @@
 """Prompt ensembles and the two text prototypes that they make.
 
 The lists are data in ``prompts.yaml``. A model only needs ``encode_text(list of P strings) -> (P, D)``, whose rows may
-have any length (open_clip's are not unit vectors); with a ``fingerprint`` its embeddings are kept: for the process, and on disk
-beside those of images (``store`` as in ``features.encode``: "auto", a folder, or None for the process only).
+have any length (open_clip's are not unit vectors); with a ``fingerprint`` its embeddings are kept on disk
+beside those of images (``store`` as in ``features.encode``: "auto", a folder, or None for no disk). A Backbone
+remembers them, too.
 """
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +18,15 @@ import yaml
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from ..paths import store_folder
-from ..store import DiskStore, MemoryStore
+from ..store import DiskStore
 
-_CACHE = {}  # (model fingerprint, prompt) -> (D,), float32
+
+class TextModel(Protocol):
+    """What prompts need of a model. With a ``fingerprint`` its embeddings are stored."""
+
+    def encode_text(self, prompts: list[str], /) -> torch.Tensor:
+        """Return the embeddings (P, D) of P prompts; their length is free."""
+        ...
 
 
 @functools.cache
@@ -109,29 +118,36 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
     return tuple(sides)
 
 
-def embed(model, prompts, store="auto"):
-    """Text embeddings (P, D) float32 as the model gives them; each distinct prompt goes through the model once."""
-    return _embed(model, prompts, store, _known(model))
+def embed(
+    model: TextModel, prompts: Sequence[str], store: Path | str | None = "auto"
+) -> torch.Tensor:
+    """Return text embeddings (P, D) float32 as the model gives them; unknown prompts are encoded.
 
-
-def _known(model):
-    """{prompt: embedding (D,)} of what this process has encoded with the model."""
+    They are stored one row a prompt, so a row never depends on what else is asked for.
+    """
     fingerprint = getattr(model, "fingerprint", None)
-    return _CACHE.setdefault(fingerprint, {}) if fingerprint else {}
+    known = getattr(model, "text_rows", {})  # of this object; others remember in the store only
+    rows = {prompt: known[prompt] for prompt in prompts if prompt in known}
+    on_disk = store is not None and fingerprint
+    where = DiskStore(store_folder(store), fingerprint) if on_disk else None
+    keys = {prompt: _key(prompt) for prompt in dict.fromkeys(prompts) if prompt not in rows}
+    if where:
+        for prompt, key in keys.items():
+            if (row := where.get("text", key)) is not None:
+                rows[prompt] = torch.from_numpy(row)
+    if new := [prompt for prompt in keys if prompt not in rows]:
+        encoded = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32)
+        for prompt, row in zip(new, encoded, strict=True):
+            rows[prompt] = row.clone()
+            if where:
+                where.put("text", keys[prompt], row.numpy())
+    if fingerprint:
+        known.update(rows)
+    return torch.stack([rows[prompt] for prompt in prompts])
 
 
-def _embed(model, prompts, store, known):
-    new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
-    if new:
-        stored = store is not None and getattr(model, "fingerprint", None)
-        where = DiskStore(store_folder(store), model.fingerprint) if stored else MemoryStore()
-        key = hashlib.sha256("\0".join(new).encode()).hexdigest()[:40]
-        rows = where.get("text", key)
-        if rows is None:
-            rows = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32).numpy()
-            where.put("text", key, rows)
-        known.update(zip(new, torch.from_numpy(rows), strict=True))
-    return torch.stack([known[prompt] for prompt in prompts])
+def _key(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:40]
 
 
 def prototype(embeddings, normalise_first=True):
@@ -189,9 +205,11 @@ def prototype_table(model, requests, normalise_first=True, class_names="raw", ex
         for key, (name, ensemble) in requests.items()
     }
     distinct = dict.fromkeys(tuple(side) for sides in composed.values() for side in sides if side)
-    known = _known(model)
+    texts = list(dict.fromkeys(prompt for side in distinct for prompt in side))
+    rows = dict(zip(texts, embed(model, texts, store)))
     means = {
-        side: prototype(_embed(model, side, store, known), normalise_first) for side in distinct
+        side: prototype(torch.stack([rows[prompt] for prompt in side]), normalise_first)
+        for side in distinct
     }
     return {
         key: torch.stack([means[tuple(side)] for side in sides if side])

@@ -1,12 +1,15 @@
 """all-MiniLM-L6-v2, the frozen reader of sentences in the embedded model."""
 
 import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .. import paths
+from .text_batches import encode_alike
 
 
 class MiniLM:
@@ -45,22 +48,20 @@ class MiniLM:
         weight = mask[..., None].to(hidden.dtype)
         return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
 
-    @torch.inference_mode()
-    def __call__(self, sentences, batch_size=256):
-        sentences = list(sentences)
-        order = sorted(
-            range(len(sentences)), key=lambda i: len(sentences[i])
-        )  # like lengths together: less padding
-        out = torch.empty(len(sentences), self.bert.config.hidden_size)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = self.tokenizer(
-                [sentences[i] for i in chosen],
-                padding=True,
-                truncation=True,
-                max_length=128,
-                return_tensors="pt",
-            ).to(self.bert.device)
-            hidden = self.bert(**batch).last_hidden_state
-            out[chosen] = self.pool(hidden, batch["attention_mask"].bool()).float().cpu()
-        return out
+    def __call__(
+        self,
+        sentences: Iterable[str],
+        head: Callable[[torch.Tensor], torch.Tensor] = nn.Identity(),  # noqa: B008 (has no state)
+    ) -> torch.Tensor:
+        """Return the embeddings (P, 384) of P sentences, unit norm, or what ``head`` makes of them.
+
+        A row does not depend on the other sentences. Of a long one the first 128 tokens count.
+        """
+
+        def encode(ids: torch.Tensor) -> torch.Tensor:
+            mask = torch.ones_like(ids)
+            hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+            return head(self.pool(hidden, mask.bool()))
+
+        tokens = self.tokenizer(list(sentences), truncation=True, max_length=128)["input_ids"]
+        return encode_alike(encode, tokens, self.device)
