@@ -167,7 +167,7 @@ def test_what_is_known_may_go_while_a_reference_is_read(stored):
 
         def __getitem__(self, rows):
             some = super().__getitem__(rows)
-            return Busy(some.store, some.keys, some.grid, some.kinds)
+            return Busy(some.store, some.keys, some.grid, some.shapes)
 
     busy = Busy(stored.store, stored.keys, stored.grid, stored.shapes)
     found = memory_bank.reference_distance(stored[:2], busy[2:4], 2, cache=cache)

@@ -32,10 +32,7 @@ class OpenClip(Backbone):
         precision="fp32",
     ):
         visual = model.visual
-        if (
-            not isinstance(visual, VisionTransformer)
-            or visual.pool_type != "tok"
-        ):
+        if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok":
             raise ValueError(
                 f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
                 f"{type(visual).__name__}. Choose e.g. ViT-B-16-plus-240 or ViT-L-14-336."

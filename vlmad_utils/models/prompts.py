@@ -189,7 +189,9 @@ def prototypes(
     )[0]
 
 
-def prototype_table(model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"):
+def prototype_table(
+    model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"
+):
     """Prototypes for many objects and ensembles in one go, so that a shared prompt is encoded once.
 
     Parameters

@@ -65,7 +65,7 @@ def winclip_method(
     """Score by WinCLIP at K = 0, by WinCLIP+ with references."""
     cache = DistanceCache() if cache is None else cache
 
-    def score(feats: Features, references: Features | None, text: torch.Tensor | None) -> Scores:
+    def score(feats: Features, references: Features | None, text: torch.Tensor) -> Scores:
         if references is None:
             return winclip.zero_shot(feats, text, temperature, windows)
         return winclip.few_shot(feats, references, text, temperature, windows, token, cache=cache)

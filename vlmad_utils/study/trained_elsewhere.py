@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "april_gan": {"blocks": "4 evenly spaced", "ensemble": "april-gan", "epochs": 10},
     "anomalyclip": {"n_vectors": 12, "depth": 9, "length": 4, "epochs": 5},
 }
-MODULES = {"april_gan": april_gan, "anomalyclip": anomalyclip}
+MODULES: dict[str, Any] = {"april_gan": april_gan, "anomalyclip": anomalyclip}
 
 
 def families(domain: str = "both") -> list[str]:
@@ -182,7 +182,7 @@ def train(
     else:
         words = {key: settings[key] for key in ("n_vectors", "depth", "length")}
         learned, history = anomalyclip.train(
-            text_tower(model), feats, masks, index["label"].tolist(), **fit, **words
+            text_tower(model), feats, masks, index["label"].to_numpy(), **fit, **words
         )
     return learned, {
         "data": {
