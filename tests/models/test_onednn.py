@@ -1,5 +1,9 @@
 """Products by oneDNN are PyTorch's, wherever they take its place, and leave the rest to it."""
 
+import importlib
+import platform
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +102,35 @@ def test_pytorchs_counter_counts_its_operations():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         onednn.linear(drawn(2, 5, 8), drawn(3, 8), drawn(3))
     assert counter.get_total_flops() == 2 * 10 * 8 * 3
+
+
+def test_the_module_can_be_reloaded():
+    """As %autoreload does."""
+    importlib.reload(onednn)
+    importlib.reload(onednn)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="not used there")
+def test_canary_the_product_of_onednn_is_as_we_call_it():
+    """The operation is private to PyTorch."""
+    say = (
+        "torch.ops.mkldnn._linear_pointwise is not as onednn.linear calls it: F.linear is used, "
+        "slower; adapt onednn._ARGUMENTS and the call, or remove the module"
+    )
+    assert onednn._ONEDNN is not None, say
+    x, weight, bias = drawn(3, 8), drawn(5, 8), drawn(5)
+    found = onednn._ONEDNN(x, weight, bias, "none", [], "")
+    assert torch.allclose(found, F.linear(x, weight, bias), atol=1e-5), say
+
+
+@pytest.mark.parametrize("state", ["gone", "other arguments"])
+def test_without_the_operation_pytorch_multiplies(monkeypatch, state):
+    if state == "gone":
+        monkeypatch.setattr(torch.ops, "mkldnn", types.SimpleNamespace())
+    else:
+        monkeypatch.setattr(onednn, "_ARGUMENTS", ["X", "W"])
+    assert onednn._operation() is None
+    monkeypatch.setattr(onednn, "_ONEDNN", None)
+    x, weight = drawn(3, 8), drawn(5, 8)
+    with torch.no_grad():
+        assert torch.equal(onednn.linear(x, weight), F.linear(x, weight))

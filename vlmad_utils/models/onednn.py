@@ -7,18 +7,29 @@ On an AMD EPYC with AVX-512 a linear layer took about twice as long by MKL, whic
 
 import math
 import platform
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-# what torch.compile calls for a layer on these processors; it has no public name, and was tried on no others
-_ONEDNN = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if platform.machine() in ("x86_64", "AMD64")
-    else None
-)
+_ARGUMENTS = ["X", "W", "B", "attr", "scalars", "algorithm"]
+
+
+def _operation() -> Any:
+    """Return what torch.compile calls for a layer on these processors, or None.
+
+    It has no public name, so its arguments are checked; it was tried on no other processors.
+    """
+    found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if found is None or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    names = [argument.name for argument in found.default._schema.arguments]
+    return found if names == _ARGUMENTS else None
+
+
+_ONEDNN = _operation()
 
 
 def linear(x, weight, bias=None):
@@ -49,7 +60,7 @@ class OneDNN(TorchFunctionMode):
         return (linear if func is F.linear else func)(*args, **(kwargs or {}))
 
 
-if _ONEDNN:
+if _ONEDNN and _ONEDNN not in flop_registry:  # a reload finds it there
 
     @register_flop_formula(_ONEDNN)
     def _operations(
