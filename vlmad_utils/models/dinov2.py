@@ -89,10 +89,12 @@ def load_tower(raw=None):
     raw = Path(raw) if raw else paths.raw_dir()
     converted = raw / f"{TIMM_NAME}.safetensors"
     if not converted.exists():
-        folder = fetch.fetch(["dinov2"])["dinov2"]
+        folder = fetch.fetch(["dinov2"], raw)["dinov2"]
         state = onnx_to_state_dict(next(Path(folder).rglob("*.onnx")))
         with paths.atomic_write(converted) as temporary:
             save_file(state, temporary)
-    tower = timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, dynamic_img_size=True)
+    with torch.device("meta"):  # random weights would be drawn only to be overwritten
+        tower = timm.create_model(TIMM_NAME, num_classes=0, dynamic_img_size=True)
+    tower = tower.to_empty(device="cpu")
     tower.load_state_dict(load_file(converted), strict=True)
-    return tower.eval()
+    return tower.eval().requires_grad_(False)

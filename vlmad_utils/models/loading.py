@@ -4,7 +4,6 @@ model = load("embedded")                                    # runs anywhere, no 
 model = load("ViT-B-16-plus-240", "laion400m_e31")          # WinCLIP's model, needs the hub once
 """
 
-import functools
 import logging
 import pickle
 import urllib.error
@@ -47,7 +46,6 @@ def choose_device(device="auto", precision="auto"):
     return device, precision
 
 
-@functools.lru_cache(maxsize=2)
 def load(name, pretrained=None, image_size=None, device="auto", precision="auto", quick_gelu=None):
     """Load a backbone.
 
