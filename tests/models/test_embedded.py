@@ -234,3 +234,31 @@ def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
         )
     resumed = run(tmp_path / "c.pt").state_dict()
     assert all(torch.allclose(whole[k], v, atol=1e-6) for k, v in resumed.items())
+
+
+@fetched
+def test_the_models_parameters_are_frozen_and_new_heads_learn(model):
+    parts = (model.tower, model.heads, model.sentences.bert)
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
+    tower = model.text_tower()
+    ids, mask = tower.tokenize(["damaged leather"])
+    embeddings = tower.embed_tokens(ids).requires_grad_(True)
+    tower.encode_embeddings(embeddings, ids, mask).sum().backward()
+    assert embeddings.grad.abs().sum() > 0 and model.heads.text.weight.grad is None
+    assert all(p.requires_grad for p in embedded.Heads().parameters())
+
+
+@fetched
+def test_the_tower_is_read_from_and_written_to_the_folder_that_is_given(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        dinov2.fetch,
+        "fetch",
+        lambda names, root=None: asked.append(root) or {"dinov2": RAW / "dinov2"},
+    )
+    tower = dinov2.load_tower(tmp_path)
+    assert asked == [tmp_path] and (tmp_path / f"{dinov2.TIMM_NAME}.safetensors").exists()
+    before = torch.random.get_rng_state()
+    again = dinov2.load_tower(tmp_path)
+    assert asked == [tmp_path] and torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in tower.state_dict().items())

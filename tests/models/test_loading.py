@@ -125,3 +125,18 @@ def test_a_tower_whose_patches_do_not_cover_its_image_is_refused():
             OpenClip(model, None, name="tiny")
     finally:
         model.visual.image_size = size
+
+
+def test_a_repeated_load_gives_a_model_that_nobody_changed():
+    first = loading.load("ViT-S-32-alt", "random", device="cpu")
+    first.n_windows_per_pass, first.precision = 7, "bf16"
+    with torch.no_grad():
+        first.visual.proj.zero_()
+    again = loading.load("ViT-S-32-alt", "random", device="cpu")
+    assert again is not first and again.visual.proj.abs().sum() > 0
+    assert again.precision == "fp32" and again.n_windows_per_pass is None
+
+
+def test_parameters_of_a_loaded_model_are_frozen():
+    model = loading.load("ViT-S-32-alt", "random", device="cpu")
+    assert not any(p.requires_grad for p in model.model.parameters())

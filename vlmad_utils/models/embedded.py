@@ -102,9 +102,9 @@ class Embedded(Backbone):
         size = image_size or IMAGE_SIZE
         check_image_size("the embedded model", size, PATCH, least=2)
         self.tower, self.sentences, self.heads = (
-            tower.eval().to(device),
+            tower.eval().requires_grad_(False).to(device),
             sentences,
-            heads.eval().to(device),
+            heads.eval().requires_grad_(False).to(device),
         )
         self.name, self.pretrained, self.device, self.precision = (
             "embedded",

@@ -39,6 +39,7 @@ class MiniLM:
         return (
             AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
             .eval()
+            .requires_grad_(False)
             .to(self.device)
         )
 
