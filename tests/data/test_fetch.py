@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import shutil
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,13 @@ def test_command_line(carrier, capsys):
         fetch.main(["nonsense"])
     with pytest.raises(SourceError, match="unknown source 'nonsense'; known are carrier"):
         fetch.fetch("nonsense")
+
+
+def test_the_command_starts_without_a_warning():
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "vlmad_utils.data.fetch"]
+    root = Path(paths.__file__).parents[1]
+    done = subprocess.run([*command, "nonsense"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and "unknown: nonsense" in done.stderr
 
 
 def test_every_source_has_a_pin_and_every_pin_a_source():

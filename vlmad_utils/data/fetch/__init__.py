@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from .. import paths
-from .sources import SOURCES, Pin, SourceError, pins
+from ... import paths
+from ..sources import SOURCES, Pin, SourceError, pins
 
 MANIFEST = "manifest.json"
 
@@ -254,7 +254,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
