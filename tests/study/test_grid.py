@@ -235,6 +235,19 @@ def test_results_are_kept_whole_and_published_ones_apart(tmp_path, monkeypatch):
         report.published(backbone="x")
 
 
+def test_the_shell_chooses_device_and_precision(index, monkeypatch):
+    root = index["image_path"][0].split("/bolt/")[0] + "/bolt"
+    given = []
+    monkeypatch.setattr(command.models, "load", lambda *a, **o: given.append(o) or 1 / 0)
+    for options in ([], ["--device", "cuda:1", "--precision", "fp32"]):
+        with pytest.raises(ZeroDivisionError):  # nothing is loaded
+            command.main(["--folder", f"part={root}:bolt", "--out", "rows.csv", *options])
+    assert given == [
+        {"device": "auto", "precision": "auto"},
+        {"device": "cuda:1", "precision": "fp32"},
+    ]
+
+
 def test_the_shell_names_data_and_methods_or_says_what_is_wrong(index, capsys):
     root = index["image_path"][0].split("/bolt/")[0] + "/bolt"
     own = command.collect([], [f"part={root}:steel bolt"])

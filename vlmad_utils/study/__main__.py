@@ -5,7 +5,7 @@
     python -m vlmad_utils.study --data elpv --limit 120 --folder cookie=sets/cookie:cookie \\
         --methods "memory bank" --out rows.csv
 
-A broken run goes on where it stopped. Methods that train do so on the procedural training families.
+A broken run resumes where it stopped. Methods that train do so on the procedural training families.
 """
 
 import argparse
@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--pretrained", help="weights of an open_clip model")
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--device", default="auto", help="e.g. cuda:1, mps or cpu; default auto")
+    parser.add_argument(
+        "--precision", default="auto", help="auto (default), fp32, bf16 or fp16: of the blocks"
+    )
     parser.add_argument(
         "--methods", nargs="*", help="names; default all: CLIP-AC, dense patches, WinCLIP, ..."
     )
@@ -79,7 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     index = collect(options.data, options.folder, options.limit)
-    model = models.load(options.model, options.pretrained, options.image_size)
+    model = models.load(
+        options.model,
+        options.pretrained,
+        options.image_size,
+        device=options.device,
+        precision=options.precision,
+    )
     methods = registry.standard(model, options.methods)
     with joblib.parallel_config(n_jobs=options.jobs):
         found = run(model, index, list(methods.values()), options.shots, range(options.seeds))
