@@ -1,11 +1,11 @@
-# make figures   fetch data, run every notebook, write figures/ and data/results/
+# make figures   fetch data, run all notebooks, two at a time; rewrites figures/ and data/results/
 # make check     lint, format, types and the quick tests: minutes, before each commit
 # make test      all tests, then the notebooks as tests (nbmake)
 # make lab       JupyterLab in the same environment
 # make bench     time and memory as ratios within one run, into data/results/bench.csv
 # make embedded  retrain the embedded vision-language model
 # make notebooks execute the committed notebooks in place, renew README's table and navigation
-# make data      fetch and check the data; make clean removes the feature store and builds
+# make data      fetch and check the data; make clean removes data/store, build/ (also results of 60) and dist/
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -10,13 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-ROOMS = {  # in the order of the arrows: a room imports only rooms above it in this table
+ROOMS = {  # a room may import only rooms listed above it
     "paths": ("folders, whole-file writing, hashes", "everything else"),
     "store": ("arrays on disk or in memory, under a kind and a key", "what the arrays are"),
     "data": ("an index of every data set, images, masks, fetching, corruptions", "models"),
     "models": ("image and text towers, windows, prompts and prototypes", "methods"),
     "features": ("encode once into the store, read back", "methods"),
-    "methods": ("`Scores`, and one module a paradigm: pure functions", "data sets, plots, pandas"),
+    "methods": ("`Scores`, one module per paradigm: pure functions", "data sets, plots, pandas"),
     "evaluation": ("metrics, intervals, paired differences, thresholds", "models, pandas, plots"),
     "study": ("the grid (data, method, shots, seed), its methods, the command", "plots"),
     "report": ("figures, tables, the inspection sheet", "how scores were made"),
@@ -94,8 +94,8 @@ def arrows() -> set[tuple[str, str]]:
 def drawing() -> str:
     """Draw the arrows between rooms and packages as a mermaid graph, without those to ``paths``."""
     pairs = sorted(pair for pair in arrows() if pair[1] != "paths")
-    lines = ["```mermaid", "graph TD", "  subgraph vlmad_utils", "    direction TB"]
-    lines += [f"    {name}" for name in reversed(ROOMS) if name != "paths"]
+    lines = ["```mermaid", "graph BT", "  subgraph vlmad_utils", "    direction BT"]
+    lines += [f"    {name}" for name in ROOMS if name != "paths"]
     lines += ["  end", *(f"  {one} --> {other}" for one, other in pairs), "```"]
     return "\n".join(lines)
 

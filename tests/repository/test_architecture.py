@@ -1,10 +1,15 @@
 """The rooms: docs/architecture.md says what the imports say, and the imports keep the rules."""
 
 import ast
+import importlib
+import re
 from graphlib import CycleError, TopologicalSorter
 
 import architecture
 import pytest
+from fixtures import pages, tiny
+
+from vlmad_utils import models
 
 ORDER = list(architecture.ROOMS)
 MODULES = architecture.modules()
@@ -21,6 +26,32 @@ FILLED_ON_IMPORT = {"vlmad_procedural.objects_kit": {"FAMILIES", "NOUNS"}}  # by
 def test_the_page_says_what_the_imports_say():
     text = architecture.PAGE.read_text(encoding="utf-8")
     assert architecture.page() == text, "run python docs/architecture.py"
+
+
+def test_the_functions_that_the_page_draws_exist():
+    drawn = architecture.PAGE.read_text(encoding="utf-8").split("```")[1]
+    names = re.findall(r"--([a-z_]+)\.([a-z_]+)-->", drawn)
+    assert len(names) == 6
+    for module, function in names:
+        room = "methods." + module if module == "clip_ac" else module
+        assert callable(getattr(importlib.import_module(f"vlmad_utils.{room}"), function))
+
+
+def test_the_code_of_the_page_runs_and_has_the_shapes_that_it_says(monkeypatch, tmp_path):
+    """On the tiny tower, so that it takes no weights; drawn images go to a folder of their own."""
+    monkeypatch.setenv("VLMAD_RAW", str(tmp_path))
+    monkeypatch.setattr(models, "load", lambda name: tiny.model())
+    (code,), found = pages.blocks(architecture.PAGE.read_text("utf-8"), "python"), {}
+    exec(code, found)
+    n, side = tiny.model().grid[0] ** 2, tiny.model().grid[0]
+    dim = tiny.model().dim
+    assert (len(found["index"]), len(found["test"])) == (24, 8)
+    encoded, scores = found["encoded"], found["scores"]
+    assert encoded.image.shape == (8, dim) and encoded.patches.shape == (8, n, dim)
+    assert found["prototypes"].shape == (2, dim)
+    assert scores.image.shape == (8,) and scores.maps.shape == (8, side, side)
+    assert found["maps"].shape == found["masks"].shape == (8, 224, 224)
+    assert 0 <= found["values"]["pixel_auroc"] <= 1
 
 
 def test_every_room_is_known_and_there():

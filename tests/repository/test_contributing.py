@@ -1,13 +1,15 @@
 """CONTRIBUTING.md: its recipes, followed as far as a machine can."""
 
+import inspect
 import re
+import types
 
 import numpy as np
 import pytest
 import yaml
 from fixtures import pages, tiny, trees
 
-from vlmad_utils import data, study
+from vlmad_utils import data, methods, study
 from vlmad_utils.data import layouts
 from vlmad_utils.models import backbone
 from vlmad_utils.study import registry
@@ -32,12 +34,15 @@ def test_names_of_the_code_that_it_mentions_are_there():
     for name in ("ENCODING", "standard"):
         assert f"`{name}`" in (pages.ROOT / PAGE).read_text(encoding="utf-8")
     assert isinstance(backbone.ENCODING, int) and callable(registry.standard)
+    assert "    known: dict" in inspect.getsource(registry.standard)
 
 
-def test_add_a_method_gives_rows_of_a_study(noise):
+def test_add_a_method_gives_rows_of_a_study(noise, monkeypatch):
     function, entry = pages.blocks(pages.section(PAGE, "Add a method"), "python")
     names = {}
-    exec(function, names)
+    module = types.ModuleType("vlmad_utils.methods.mean_distance")
+    exec(function, module.__dict__)
+    monkeypatch.setattr(methods, "mean_distance", module, raising=False)
     exec(entry, names)
     found = study.run(
         tiny.model(),
