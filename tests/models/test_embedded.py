@@ -262,3 +262,24 @@ def test_the_tower_is_read_from_and_written_to_the_folder_that_is_given(tmp_path
     again = dinov2.load_tower(tmp_path)
     assert asked == [tmp_path] and torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in tower.state_dict().items())
+
+
+@fetched
+@pytest.mark.parametrize("size", [224, 336])
+def test_canary_tokens_are_those_of_timms_own_forward(size):
+    """CLS, patches and positions are put together by hand; timm's ``_pos_embed`` is private."""
+    model = models.load("embedded", image_size=size, device="cpu")
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    seen = []
+    hook = model.tower.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        with torch.no_grad():
+            model.tower.forward_features(pixels)
+            found = model.embed(pixels)
+    finally:
+        hook.remove()
+    assert torch.equal(found, seen[0]), (
+        "timm's VisionTransformer feeds other tokens to its blocks than Embedded.embed "
+        "(patch_embed, cls_token, resample_abs_pos_embed, norm_pre): adapt it; the public way to "
+        "tokens after blocks is forward_intermediates"
+    )

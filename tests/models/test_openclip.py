@@ -155,3 +155,33 @@ def test_prompts_cost_their_own_length_and_give_the_towers_numbers():
         torch.allclose(found, expected, atol=1e-5)
         and lengths[0] < 20 < model.tokenizer(prompts).shape[1]
     )
+
+
+def test_canary_tokens_and_image_are_those_of_open_clips_own_forward(model, images):
+    """Patches, CLS and positions are put together by hand; open_clip's ``_embeds`` is private."""
+    seen = []
+    hook = model.visual.transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        with torch.no_grad():
+            pooled = model.visual(images)
+            found = model.embed(images)
+    finally:
+        hook.remove()
+    assert torch.equal(found, seen[0]), (
+        "open_clip's VisionTransformer.forward feeds other tokens to its blocks than "
+        "openclip.embed_patches (conv1, class and positional embedding, ln_pre): adapt it"
+    )
+    with torch.inference_mode():
+        last, taken = model.run(found, ())
+        image = model.image_head(last, taken)
+    assert torch.allclose(image, pooled, atol=2e-5), "VisionTransformer pools in another way"
+
+
+def test_canary_towers_with_attention_over_tokens_are_pooled_by_open_clip():
+    """CoCa: ``VisionTransformer._pool`` is private; by hand it is attn_pool, ln_post, CLS."""
+    coca = models.load("coca_ViT-B-32", "random", device="cpu")
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(coca.model.encode_image(pixels), dim=-1)
+    found = coca.encode_image(pixels)["image"]
+    assert torch.allclose(found, expected, atol=2e-5), "VisionTransformer._pool gives another"

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from .. import paths
@@ -129,7 +130,12 @@ class Embedded(Backbone):
 
     def embed(self, pixels):
         tower = self.tower
-        return tower.norm_pre(tower._pos_embed(tower.patch_embed(pixels)))  # no public name in timm
+        patches = tower.patch_embed(pixels).flatten(1, 2)  # (B, h, w, C) before
+        positions = resample_abs_pos_embed(
+            tower.pos_embed, list(self.grid), list(tower.patch_embed.grid_size), num_prefix_tokens=1
+        )
+        cls = tower.cls_token.expand(len(pixels), -1, -1)
+        return tower.norm_pre(torch.cat([cls, patches], dim=1) + positions)
 
     def run(self, tokens, blocks):
         taken = {}

@@ -88,7 +88,9 @@ class OpenClip(Backbone):
         return self.visual.ln_post(tokens)
 
     def image_head(self, last, taken):
-        return self.visual._pool(last)[0] @ self.visual.proj
+        if self.plain:
+            return self.visual.ln_post(last)[:, 0] @ self.visual.proj
+        return self.visual._pool(last)[0] @ self.visual.proj  # attention over tokens, e.g. CoCa's
 
     def shared_by_windows(self, start):
         """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
