@@ -39,7 +39,11 @@ class OpenClip(Backbone):
             )
         for size, patch in zip(visual.image_size, visual.patch_size, strict=True):
             check_image_size(name, size, patch)
-        self.model, self.visual, self.tokenizer = model.eval().requires_grad_(False).to(device), visual, tokenizer
+        self.model, self.visual, self.tokenizer = (
+            model.eval().requires_grad_(False).to(device),
+            visual,
+            tokenizer,
+        )
         self.name, self.pretrained, self.device, self.precision = (
             name,
             pretrained,
