@@ -25,8 +25,11 @@ def model():
 
 @fetched
 def test_conversion_is_exact_against_the_onnx_graph():
-    """Same position table in, same tokens out. (timm and the exporter interpolate positions differently, so the
-    embedded positions of the graph are fed to timm's blocks, and the patch projection is compared by itself.)"""
+    """Same position table in, same tokens out.
+
+    timm and the exporter interpolate positions differently, so the embedded positions of the graph
+    are fed to timm's blocks, and the patch projection is compared by itself.
+    """
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     graph = onnx.load(str(next((RAW / "dinov2").rglob("*.onnx"))))
@@ -176,7 +179,7 @@ def test_batches_mix_sizes_and_keep_pairs_together():
 
 
 class FakeBank:
-    """Random sentence embeddings in place of MiniLM's."""
+    """Random sentence embeddings instead of MiniLM's."""
 
     def __init__(self):
         self.defects = ["crack", "cut"]

@@ -1,4 +1,4 @@
-"""Towers whose matrix products run in bfloat16 or float16: how far their features move from float32.
+"""Matrix products in bfloat16 or float16: how far features move from float32.
 
 Products in bfloat16 round each factor to 8 bits, which nothing can undo. All else is float32: the
 patches' embedding, the residual stream, the norms, the heads, the unit vectors.
@@ -26,13 +26,14 @@ def encode(model, images, precision, monkeypatch, **asked):
     return out
 
 
-def embeddings(out):
-    return {k: x for k, x in out.items() if not k.startswith("tokens")}
-
-
 def distance(found, expected):
     """Root mean square length of the differences of unit vectors."""
     return (found - expected).norm(dim=-1).square().mean().sqrt().item()
+
+
+def check_little_more(found, least, exact):
+    for name in exact:
+        assert distance(found[name], exact[name]) < 2 * distance(least[name], exact[name]), name
 
 
 def probability(embedding, text, scale=100):
@@ -87,9 +88,7 @@ def test_half_products_cost_little_more_than_half_weights(monkeypatch, rounded):
     exact = model.encode_image(images, **asked)
     found = encode(model, images, "bf16", monkeypatch, **asked)
     rounded(True)
-    least = model.encode_image(images, **asked)
-    for name in exact:
-        assert distance(found[name], exact[name]) < 2 * distance(least[name], exact[name]), name
+    check_little_more(found, model.encode_image(images, **asked), exact)
 
 
 def test_dense_features_cost_little_more_than_half_weights(monkeypatch, rounded):
@@ -113,9 +112,8 @@ def test_dense_features_cost_little_more_than_half_weights(monkeypatch, rounded)
         found = features()
     rounded(True)
     least, least_dpam = features(), backbone.encode_image(images, **asked)
-    for found, least, exact in ((found, least, exact), (found_dpam, least_dpam, exact_dpam)):
-        for name in exact:
-            assert distance(found[name], exact[name]) < 2 * distance(least[name], exact[name]), name
+    check_little_more(found, least, exact)
+    check_little_more(found_dpam, least_dpam, exact_dpam)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ R = arrays("text")
 
 
 class Counting:
-    """A text model whose embedding depends on the characters only; it remembers what it was asked."""
+    """A text model whose embedding depends on the characters only; it counts what it was asked."""
 
     def __init__(self, fingerprint=None):
         self.seen = []

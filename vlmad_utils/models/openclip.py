@@ -1,37 +1,42 @@
 """open_clip models with a ViT image tower behind :class:`.backbone.Backbone`."""
 
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
 
-from .backbone import Backbone
+from .backbone import Backbone, Precision
 from .text_batches import encode_alike
 from .windows import check_image_size
 
 
 class OpenClip(Backbone):
-    """An open_clip model with a ViT image tower.
+    """An open_clip model with a ViT image tower; its parameters are frozen.
 
     Parameters
     ----------
-    model : open_clip.model.CLIP (or CustomTextCLIP) in eval mode
+    model : open_clip.model.CLIP (or CustomTextCLIP)
     tokenizer : open_clip tokenizer
+    name, pretrained : architecture, weights
     mean, std : input normalisation; default CLIP's
     """
 
     def __init__(
         self,
-        model,
-        tokenizer,
-        name="open_clip",
-        pretrained=None,
-        mean=open_clip.OPENAI_DATASET_MEAN,
-        std=open_clip.OPENAI_DATASET_STD,
-        device="cpu",
-        precision="fp32",
-    ):
-        visual = model.visual
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        name: str = "open_clip",
+        pretrained: str | None = None,
+        mean: Sequence[float] = open_clip.OPENAI_DATASET_MEAN,
+        std: Sequence[float] = open_clip.OPENAI_DATASET_STD,
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        visual: Any = model.visual
         if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok":
             raise ValueError(
                 f"{name}: windows and tokens need a ViT image tower with a CLS token, found "
@@ -39,42 +44,34 @@ class OpenClip(Backbone):
             )
         for size, patch in zip(visual.image_size, visual.patch_size, strict=True):
             check_image_size(name, size, patch)
-        self.model, self.visual, self.tokenizer = (
-            model.eval().requires_grad_(False).to(device),
-            visual,
-            tokenizer,
-        )
-        self.name, self.pretrained, self.device, self.precision = (
-            name,
-            pretrained,
-            device,
-            precision,
-        )
+        self.model: Any = model.eval().requires_grad_(False).to(device)
+        self.visual: Any = visual
+        self.tokenizer = tokenizer
+        self.name, self.pretrained = name, pretrained
+        self.device, self.precision = device, precision
         self.mean, self.std = tuple(mean), tuple(std)
         self.image_size, self.grid = tuple(visual.image_size), tuple(visual.grid_size)
-        self.width, self.dim = visual.conv1.out_channels, visual.proj.shape[1]
-        blocks = visual.transformer.resblocks
+        self.width, self.dim = self.visual.conv1.out_channels, self.visual.proj.shape[1]
+        blocks: Any = visual.transformer.resblocks
         self.n_blocks = len(blocks)
-        # blocks of the usual build: run and run_windows take them apart; others run as open_clip runs them
-        self.plain = visual.attn_pool is None and all(
-            type(b) is open_clip.transformer.ResidualAttentionBlock for b in blocks
-        )
-        self.logit_scale = model.logit_scale.exp().item()
-        activation = type(blocks[0].mlp.gelu).__name__
+        # blocks of the usual build are taken apart; others run as open_clip runs them
+        usual = all(type(block) is ResidualAttentionBlock for block in blocks)
+        self.plain = usual and visual.attn_pool is None
+        self.logit_scale = model.get_parameter("logit_scale").exp().item()
         self._set_fingerprint(
             [model.state_dict()],
             name=name,
             size=self.image_size,
             mean=self.mean,
             std=self.std,
-            activation=activation,
+            activation=type(blocks[0].mlp.gelu).__name__,
             resize="squash-bicubic",
         )
 
-    def embed(self, pixels):
+    def embed(self, pixels: Tensor) -> Tensor:
         return embed_patches(self.visual, pixels)
 
-    def run(self, tokens, blocks):
+    def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         if self.plain:
             taken = {}
             for number, block in enumerate(self.visual.transformer.resblocks, 1):
@@ -83,30 +80,35 @@ class OpenClip(Backbone):
                     taken[number] = tokens
             return tokens, taken
         order = sorted(blocks)
-        last, taken = self.visual.transformer.forward_intermediates(
-            tokens, indices=[b - 1 for b in order] or [0]
-        )
-        return last, dict(zip(order, taken))
+        indices = [block - 1 for block in order] or [0]
+        last, found = self.visual.transformer.forward_intermediates(tokens, indices=indices)
+        return last, dict(zip(order, found))
 
-    def final_norm(self, tokens):
+    def final_norm(self, tokens: Tensor) -> Tensor:
         return self.visual.ln_post(tokens)
 
-    def image_head(self, last, taken):
+    def image_head(self, last: Tensor, taken: dict[int, Tensor]) -> Tensor:
         if self.plain:
             return self.visual.ln_post(last)[:, 0] @ self.visual.proj
         return self.visual._pool(last)[0] @ self.visual.proj  # attention over tokens, e.g. CoCa's
 
-    def shared_by_windows(self, start):
-        """Tokens, and the first block's queries, keys and values (B, 1 + N, 3 C), which see one token each."""
-        return (
-            (start, _qkv(self.visual.transformer.resblocks[0], start))
-            if self.plain and self.n_blocks > 1
-            else (start,)
-        )
+    def shared_by_windows(self, start: Tensor) -> tuple[Tensor, ...]:
+        """Return tokens and the first block's queries, keys and values (B, 1 + N, 3 C).
 
-    def run_windows(self, shared, image, rows):
-        """As the tower does it, but for two things that change no number: the first block's projections are shared, and
-        in the last block only CLS asks, for the head reads nothing else."""
+        Each of these sees one token only.
+        """
+        if self.plain and self.n_blocks > 1:
+            return start, _qkv(self.visual.transformer.resblocks[0], start)
+        return (start,)
+
+    def run_windows(
+        self, shared: tuple[Tensor, ...], image: Tensor, rows: Tensor
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run windows as the tower does, but for two things that change no number.
+
+        The first block's projections are shared, and in the last block only CLS asks: the head
+        reads nothing else.
+        """
         if len(shared) == 1:  # blocks of another build
             return super().run_windows(shared, image, rows)
         first, *middle, last = self.visual.transformer.resblocks
@@ -117,37 +119,40 @@ class OpenClip(Backbone):
         query, key, value = _qkv(last, x).chunk(3, dim=-1)
         return _after_attention(last, x[:, :1], query[:, :1], key, value), {}
 
-    def patch_head(self, last, taken, grid):
+    def patch_head(self, last: Tensor, taken: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
 
-    def encode_text(self, prompts):
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
         ids = self.tokenizer(list(prompts))
         text = self.model
-        if (
-            type(text) is not open_clip.model.CLIP
-            or text.attn_mask is None
-            or text.text_pool_type != "argmax"
-        ):
+        usual = type(text) is open_clip.model.CLIP and text.text_pool_type == "argmax"
+        if not usual or text.attn_mask is None:
             return encode_alike(text.encode_text, ids.tolist(), self.device)
         # a token sees only those before it: padding behind the end changes no number, but costs
         ends = ids.argmax(dim=-1) + 1  # the end token has the highest number
         tokens = [row[:end].tolist() for row, end in zip(ids, ends)]
         return encode_alike(self._encode_ids, tokens, self.device)
 
-    def _encode_ids(self, ids):
-        """As the tower does it, for prompts (B, L) that all end with their last token."""
+    def _encode_ids(self, ids: Tensor) -> Tensor:
+        """Encode prompts (P, L) as the tower does; each ends with its last token."""
         text, n = self.model, ids.shape[1]
         x = text.token_embedding(ids) + text.positional_embedding[:n]
         x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[:, -1]
         projection = text.text_projection
-        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def embed_patches(visual: VisionTransformer, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the tokens (B, 1 + N, C) that enter block 1, CLS first, in float32 under autocast, too.
+def embed_patches(visual: Any, pixels: Tensor) -> Tensor:
+    """Return the tokens (B, 1 + N, C) that enter block 1, CLS first.
 
-    The same operations as open_clip's own ``_embeds``, which has no public name: patches, CLS,
-    positions, then ``ln_pre``, each token by itself. (Dropout of patches is for training only.)
+    They are float32 under autocast, too. The operations are those of open_clip's ``_embeds``, which
+    is private: patches, CLS, positions, then ``ln_pre``, which sees one token each. (Dropout of
+    patches is for training only.)
+
+    Parameters
+    ----------
+    visual : open_clip VisionTransformer
+    pixels : (B, 3, H, W) float32, preprocessed
     """
     with torch.autocast(pixels.device.type, enabled=False):
         patches = visual.conv1(pixels).flatten(2).permute(0, 2, 1)
@@ -155,18 +160,17 @@ def embed_patches(visual: VisionTransformer, pixels: torch.Tensor) -> torch.Tens
         return visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
 
 
-def _qkv(block, x):
-    """Queries, keys and values of an open_clip block: (..., C) -> (..., 3 C)."""
+def _qkv(block: Any, x: Tensor) -> Tensor:
+    """Return queries, keys and values of an open_clip block: (..., C) -> (..., 3 C)."""
     return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 
-def _after_attention(block, x, query, key, value):
-    """The rest of an open_clip block: attention, its projection, the MLP."""
-    heads = (
+def _after_attention(block: Any, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Do the rest of an open_clip block: attention, its projection, the MLP."""
+    query, key, value = (
         each.unflatten(-1, (block.attn.num_heads, -1)).transpose(-3, -2)
         for each in (query, key, value)
     )
-    x = x + block.ls_1(
-        block.attn.out_proj(F.scaled_dot_product_attention(*heads).transpose(-3, -2).flatten(-2))
-    )
+    attended = F.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
+    x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(block.mlp(block.ln_2(x)))

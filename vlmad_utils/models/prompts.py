@@ -1,16 +1,16 @@
 """Prompt ensembles and the two text prototypes that they make.
 
-The lists are data in ``prompts.yaml``. A model only needs ``encode_text(list of P strings) -> (P, D)``, whose rows may
-have any length (open_clip's are not unit vectors); with a ``fingerprint`` its embeddings are kept on disk
-beside those of images (``store`` as in ``features.encode``: "auto", a folder, or None for no disk). A Backbone
-remembers them, too.
+The lists are data in ``prompts.yaml``. A model only needs ``encode_text(list of P strings) -> (P,
+D)``, whose rows may have any length (open_clip's are not unit vectors). With a ``fingerprint`` its
+embeddings are kept on disk with those of images (``store`` as in ``features.encode``: "auto", a
+folder, or None for no disk). A Backbone remembers them, too.
 """
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,10 @@ from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from ..paths import store_folder
 from ..store import DiskStore
+
+ClassNames = Literal["raw", "spaces", "promptad"]
+Ensemble = str | Mapping[str, Sequence[str]]
+K = TypeVar("K")
 
 
 class TextModel(Protocol):
@@ -30,20 +34,21 @@ class TextModel(Protocol):
 
 
 @functools.cache
-def library():
-    """Contents of prompts.yaml: states, templates, ensembles, class_names."""
+def library() -> dict[str, Any]:
+    """Return the contents of prompts.yaml: states, templates, ensembles, class_names."""
     tables = yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
     tables["templates"]["open_clip"] = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
     return tables
 
 
-def class_name(object_name, how="raw"):
-    """The words that stand for the object in a prompt.
+def class_name(object_name: str, how: ClassNames = "raw") -> str:
+    """Return the words for the object in a prompt.
 
     Parameters
     ----------
-    how : "raw" as given (APRIL-GAN and most WinCLIP rebuilds feed ``metal_nut``); "spaces" for underscores (mala-lab);
-        "promptad" maps MVTec and VisA folder names to words (``pcb1`` to printed circuit board), then "spaces"
+    how : "raw" as given (APRIL-GAN and most WinCLIP rebuilds feed ``metal_nut``); "spaces" for
+        underscores (mala-lab); "promptad" maps MVTec and VisA folder names to words (``pcb1`` to
+        printed circuit board), then "spaces"
     """
     if how == "raw":
         return object_name
@@ -54,16 +59,23 @@ def class_name(object_name, how="raw"):
     return object_name.replace("_", " ")
 
 
-def compose(object_name, ensemble="winclip", class_names="raw", extra_states=None):
-    """All prompts of an ensemble.
+def compose(
+    object_name: str,
+    ensemble: Ensemble = "winclip",
+    class_names: ClassNames = "raw",
+    extra_states: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Return all prompts of an ensemble.
 
     Parameters
     ----------
     object_name : words for the object, e.g. "metal nut"
-    ensemble : a name in prompts.yaml, or one's own dict with lists ``normal`` and ``anomalous`` of states and
-        optionally ``templates`` (default ["{}"]); "{}" marks where the object or the state goes
+    ensemble : a name in prompts.yaml, or one's own dict with lists ``normal`` and ``anomalous`` of
+        states and optionally ``templates`` (default ["{}"]); "{}" marks where the object or the
+        state goes
     class_names : see :func:`class_name`
-    extra_states : dict with lists ``normal`` and/or ``anomalous``, added for one task (e.g. "{} with bad soldering")
+    extra_states : dict with lists ``normal`` and/or ``anomalous``, added for one task, e.g. "{}
+        with bad soldering"
 
     Returns
     -------
@@ -79,8 +91,8 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
     if isinstance(ensemble, str):
         if ensemble not in tables["ensembles"]:
             raise ValueError(
-                f"No prompt ensemble is called {ensemble!r}: wanted {', '.join(tables['ensembles'])}, or "
-                "a dict with lists 'normal' and 'anomalous'."
+                f"No prompt ensemble is called {ensemble!r}: wanted "
+                f"{', '.join(tables['ensembles'])}, or a dict with lists 'normal' and 'anomalous'."
             )
         recipe = tables["ensembles"][ensemble]
         own = {
@@ -92,11 +104,11 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
     unknown = (set(own) | set(extra_states or {})) - {"normal", "anomalous", "templates"}
     if unknown or "templates" in (extra_states or {}):
         raise ValueError(
-            f"A prompt dict has lists 'normal' and 'anomalous' (states) and, for an ensemble, "
+            "A prompt dict has lists 'normal' and 'anomalous' (states) and, for an ensemble, "
             f"'templates'; found {sorted(unknown) or ['templates in extra_states']}."
         )
     name = class_name(object_name, class_names)
-    sides = []
+    sides = {}
     for side in ("normal", "anomalous"):
         states = [*own[side], *(extra_states or {}).get(side, [])]
         for entry in [*states, *own["templates"]]:
@@ -104,18 +116,16 @@ def compose(object_name, ensemble="winclip", class_names="raw", extra_states=Non
                 raise ValueError(
                     f"Each state and template is a string with one '{{}}', found {entry!r}."
                 )
-        sides.append(
-            [
-                template.replace("{}", state.replace("{}", name))
-                for state in states
-                for template in own["templates"]
-            ]
-        )
-    if not sides[0]:
+        sides[side] = [
+            template.replace("{}", state.replace("{}", name))
+            for state in states
+            for template in own["templates"]
+        ]
+    if not sides["normal"]:
         raise ValueError(
             "The ensemble has no normal prompts; give at least one normal state and one template."
         )
-    return tuple(sides)
+    return sides["normal"], sides["anomalous"]
 
 
 def embed(
@@ -150,39 +160,40 @@ def _key(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:40]
 
 
-def prototype(embeddings, normalise_first=True):
-    """One unit vector (D,) for a class from its prompts' embeddings (P, D).
+def prototype(embeddings: torch.Tensor, normalise_first: bool = True) -> torch.Tensor:
+    """Make one unit vector (D,) for a class from its prompts' embeddings (P, D).
 
     Parameters
     ----------
-    normalise_first : True gives each prompt the same weight (CLIP, APRIL-GAN, mala-lab); False takes the mean of the
-        raw embeddings (anomalib, Accurate-WinCLIP). The WinCLIP paper may mean either.
+    normalise_first : True gives each prompt the same weight (CLIP, APRIL-GAN, mala-lab); False
+        takes the mean of the raw embeddings (anomalib, Accurate-WinCLIP). The WinCLIP paper may
+        mean either.
     """
     rows = F.normalize(embeddings, dim=-1) if normalise_first else embeddings
     return F.normalize(rows.mean(dim=0), dim=0)
 
 
 def prototypes(
-    model,
-    object_name,
-    ensemble="winclip",
-    normalise_first=True,
-    class_names="raw",
-    extra_states=None,
-    store="auto",
-):
-    """Text prototypes of an object.
+    model: TextModel,
+    object_name: str,
+    ensemble: Ensemble = "winclip",
+    normalise_first: bool = True,
+    class_names: ClassNames = "raw",
+    extra_states: Mapping[str, Sequence[str]] | None = None,
+    store: Path | str | None = "auto",
+) -> torch.Tensor:
+    """Return the text prototypes of an object.
 
     Parameters
     ----------
-    model : has ``encode_text(list of P str) -> (P, D)``; a Backbone, or anything else
+    model : a Backbone, or anything else with ``encode_text``
     object_name, ensemble, class_names, extra_states : see :func:`compose`
     normalise_first : see :func:`prototype`
 
     Returns
     -------
-    (2, D) float32, unit length; row 0 normal, row 1 anomalous. (1, D) for an ensemble without anomalous prompts
-    ("one-class").
+    (2, D) float32, unit length; row 0 normal, row 1 anomalous. (1, D) for an ensemble without
+    anomalous prompts ("one-class").
     """
     return prototype_table(
         model, {0: (object_name, ensemble)}, normalise_first, class_names, extra_states, store
@@ -190,17 +201,22 @@ def prototypes(
 
 
 def prototype_table(
-    model, requests, normalise_first=True, class_names="raw", extra_states=None, store="auto"
-):
-    """Prototypes for many objects and ensembles in one go, so that a shared prompt is encoded once.
+    model: TextModel,
+    requests: Mapping[K, tuple[str, Ensemble]],
+    normalise_first: bool = True,
+    class_names: ClassNames = "raw",
+    extra_states: Mapping[str, Sequence[str]] | None = None,
+    store: Path | str | None = "auto",
+) -> dict[K, torch.Tensor]:
+    """Make prototypes for many objects and ensembles, so that a shared prompt is encoded once.
 
     Parameters
     ----------
-    requests : dict key -> (object_name, ensemble)
+    requests : {key: (object_name, ensemble)}
 
     Returns
     -------
-    dict key -> (2, D) as in :func:`prototypes`
+    {key: (2, D) as in :func:`prototypes`}
     """
     composed = {
         key: compose(name, ensemble, class_names, extra_states)

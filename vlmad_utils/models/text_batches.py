@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .backbone import on_all_cores
+from .cores import on_all_cores
 from .onednn import OneDNN
 
 BATCH = 8  # a batch with fewer sequences repeats the last one

@@ -1,45 +1,50 @@
-"""Geometry of WinCLIP's windows on the patch grid."""
+"""The geometry of the patch grid: WinCLIP's windows on it, and image sizes that it covers."""
 
 import itertools
 import re
+from typing import SupportsIndex
 
 import torch
 
+Window = int | str  # side in patches, e.g. 2, or "<side>s<stride>", e.g. "3s2"
 
-def window_spec(window):
-    """(k, stride) of a window size k, or of "<k>s<stride>" for sparse windows, e.g. "3s2".
+
+def window_spec(window: Window) -> tuple[int, int]:
+    """Return (side, stride) of windows in patches, e.g. (2, 1) of 2 and (3, 2) of "3s2".
 
     Raises
     ------
     ValueError for anything else.
     """
+    side = stride = 0
     if isinstance(window, str) and (found := re.fullmatch(r"(\d+)s(\d+)", window)):
-        k, stride = map(int, found.groups())
-    elif isinstance(window, int) or hasattr(window, "__index__"):
-        k, stride = int(window), 1
-    else:
-        k = stride = 0
-    if k < 1 or stride < 1:
+        side, stride = map(int, found.groups())
+    elif isinstance(window, SupportsIndex):
+        side, stride = window.__index__(), 1
+    if side < 1 or stride < 1:
         raise ValueError(
-            f'a window is its side in patches, e.g. 2, or "<side>s<stride>", e.g. "3s2"; found {window!r}'
+            'a window is its side in patches, e.g. 2, or "<side>s<stride>", e.g. "3s2"; '
+            f"found {window!r}"
         )
-    return k, stride
+    return side, stride
 
 
-def window_indices(grid, window, stride=None):
-    """Patch numbers of every k x k window.
+def window_indices(
+    grid: tuple[int, int], window: Window, stride: int | None = None
+) -> torch.Tensor:
+    """Return the patch numbers of every window of k x k patches.
 
     Parameters
     ----------
     grid : (h, w) patches
-    window : side k of the window in patches, 1 <= k <= min(grid), or "<k>s<stride>"
-    stride : step between windows in patches (WinCLIP: 1). With a larger one the last window of a row or column is moved
-        to the border, so that no patch is left out as long as stride <= k
+    window : side k in patches, 1 <= k <= min(grid), or "<k>s<stride>"
+    stride : step between windows in patches (WinCLIP: 1). With a larger one the last window of a
+        row or column moves to the border; no patch is left out as long as stride <= k
 
     Returns
     -------
-    (W, k * k) int64: row w lists the row-major patch numbers (from 0, CLS not counted) of window w; windows are
-    row-major over their top-left corner
+    (W, k * k) int64: row w lists the row-major patch numbers (from 0, CLS not counted) of window w;
+    windows are row-major over their top-left corner
 
     Source: WinCLIP section 4.2; 15 x 15 patches give 196 windows of 2 x 2 and 169 of 3 x 3.
     """
@@ -52,8 +57,8 @@ def window_indices(grid, window, stride=None):
     return patches[..., 0] * grid[1] + patches[..., 1]
 
 
-def check_image_size(name, size, patch, least=1):
-    """Check that the patches cover the image.
+def check_image_size(name: str, size: int, patch: int, least: int = 1) -> None:
+    """Check that patches cover the side of an image.
 
     Parameters
     ----------
