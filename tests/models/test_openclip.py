@@ -1,6 +1,7 @@
 """The interface over open_clip towers, on the tiny seeded CLIP and on seeded real shapes."""
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from fixtures import tiny
@@ -110,22 +111,6 @@ def test_failed_download_names_model_hub_and_offline_way(monkeypatch):
         models.load("ViT-B-16", "openai")
 
 
-def test_openai_weights_get_quick_gelu(monkeypatch):
-    seen = {}
-    create = loading.open_clip.create_model
-
-    def spy(name, pretrained=None, load_weights=True, **options):
-        seen.update(options)
-        return create(name, load_weights=False, **options)
-
-    monkeypatch.setattr(loading.open_clip, "create_model", spy)
-    model = models.load("ViT-B-32", "openai")
-    assert (
-        seen["force_quick_gelu"]
-        and type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-    )
-
-
 @pytest.mark.slow
 def test_real_shape_of_winclips_tower():
     model = models.load("ViT-B-16-plus-240", "random")
@@ -179,8 +164,14 @@ def test_canary_tokens_and_image_are_those_of_open_clips_own_forward(model, imag
 
 def test_canary_towers_with_attention_over_tokens_are_pooled_by_open_clip():
     """CoCa: ``VisionTransformer._pool`` is private; by hand it is attn_pool, ln_post, CLS."""
-    coca = models.load("coca_ViT-B-32", "random", device="cpu")
-    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    vision = {"layers": 2, "width": 64, "patch_size": 16, "image_size": 32}
+    clip = open_clip.model.CLIP(
+        embed_dim=32,
+        vision_cfg={**vision, "attentional_pool": True, "attn_pooler_heads": 4},
+        text_cfg={"width": 32, "heads": 2, "layers": 1},
+    )
+    coca = models.OpenClip(clip, tiny.model().tokenizer)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(coca.model.encode_image(pixels), dim=-1)
     found = coca.encode_image(pixels)["image"]

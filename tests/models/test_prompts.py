@@ -231,11 +231,11 @@ def test_a_row_depends_on_its_prompt_only(make, threads):
     """Bit for bit: not on the prompts asked with it, their order, or the number of cores."""
     backbone, rng = make(), random.Random(0)
     texts = [text for side in prompts.compose("metal_nut", "winclip-21") for text in side]
-    texts = rng.sample(list(dict.fromkeys(texts)), 40)
+    texts = rng.sample(list(dict.fromkeys(texts)), 20)
     whole = backbone.encode_text(texts)
     for cores in (1, 2):
         torch.set_num_threads(cores)
-        for n in (1, 1, 2, 3, 7, 8, 9, 17, 40):
+        for n in (1, 1, 2, 3, 7, 8, 9, 17, 20):
             chosen = rng.sample(range(len(texts)), n)
             assert torch.equal(backbone.encode_text([texts[i] for i in chosen]), whole[chosen])
 
