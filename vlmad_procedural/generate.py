@@ -6,12 +6,13 @@ The products (``FAMILIES``) and the defects (``DEFECT_TYPES``) are listed in ``t
 import itertools
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -28,6 +29,7 @@ from .textures import TEXTURES
 
 # of the pixels: raise it when a change of the generator changes them, so that old data is made anew
 VERSION = 2
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def _rng(*keys: str | Count) -> Rng:
@@ -156,9 +158,15 @@ def pictures(
     root: Path | str, family: str, n_train: int = 16, n_good: int = 20, n_defect: int = 5
 ) -> list[Picture]:
     """List the images of a category as :func:`write` lays them out, drawn or not."""
-    folder, number = Path(root) / family, itertools.count()
+    return _laid_out(Path(root) / family, defects_of(family), n_train, n_good, n_defect)
+
+
+def _laid_out(
+    folder: Path, defects: Iterable[str], n_train: int, n_good: int, n_defect: int
+) -> list[Picture]:
+    number = itertools.count()
     groups = [("train/good", "good", n_train), ("test/good", "good", n_good)]
-    groups += [(f"test/{d}", d, n_defect) for d in defects_of(family)]
+    groups += [(f"test/{d}", d, n_defect) for d in defects]
     found = []
     for place, defect, count in groups:
         masks = folder / "ground_truth" / defect
@@ -166,6 +174,59 @@ def pictures(
             mask = None if defect == "good" else masks / f"{i:03d}_mask.png"
             found.append(Picture(folder / place / f"{i:03d}.png", mask, defect, next(number)))
     return found
+
+
+def _files(made: Iterable[Picture]) -> set[Path]:
+    return {path for picture in made for path in (picture.path, picture.mask) if path}
+
+
+def _plan_in(folder: Path) -> Any:
+    """Return what the manifest of a folder says; {} without one, None of a damaged one."""
+    try:
+        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # no JSON, or no text at all
+        return None
+
+
+def _written_before(folder: Path, plan: Any) -> set[Path] | None:
+    """Return the files that a plan says were written, None where it is none of ours.
+
+    Of a damaged one: what any plan could have written, by its name.
+    """
+    if plan is None:
+        kinds = "|".join(DEFECT_TYPES)
+        ours = rf"(train/good|test/(good|{kinds}))/\d{{3,}}\.png|"
+        ours += rf"ground_truth/({kinds})/\d{{3,}}_mask\.png"
+        there = folder.rglob("*.png")
+        return {p for p in there if re.fullmatch(ours, p.relative_to(folder).as_posix())}
+    try:
+        counts = [int(plan[name]) for name in ("n_train", "n_good", "n_defect")]
+        if all(re.fullmatch(r"\w+", defect) for defect in plan["defects"]):  # no way out of folder
+            return _files(_laid_out(folder, plan["defects"], *counts))
+    except (KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _make_room(folder: Path, old: Any, new: set[Path]) -> None:
+    """Remove the images of another plan, and nothing else.
+
+    Raises
+    ------
+    ValueError where images lie in the folder, or where new ones should go, that no plan wrote.
+    """
+    before = _written_before(folder, old)
+    there = {path for path in folder.rglob("*") if path.suffix.lower() in IMAGES}
+    foreign = there if before is None else (there - before) & new
+    if foreign:
+        raise ValueError(
+            f"{folder} holds images that were not drawn here, e.g. {min(foreign)}: nothing was "
+            "written or removed. Choose another folder, or move these images away."
+        )
+    for path in before or ():
+        path.unlink(missing_ok=True)
 
 
 def _category(
@@ -181,12 +242,12 @@ def _category(
     plan = {"family": family, **counts, "size": size, "seed": seed}
     plan |= {"defects": list(defects_of(family)), "version": VERSION}
     manifest = folder / "manifest.json"
-    if not manifest.exists() or json.loads(manifest.read_text()) != plan:
-        for path in folder.rglob("*.png"):  # another plan's, or nobody's
-            path.unlink()
+    made, old = pictures(root, family, **counts), _plan_in(folder)
+    if old != plan:
+        _make_room(folder, old, _files(made))
         with _atomic(manifest) as temporary:
             temporary.write_text(json.dumps(plan, indent=1))
-    for picture in pictures(root, family, **counts):
+    for picture in made:
         if picture.path.exists() or only is not None and picture.path not in only:
             continue
         image, mask = sample(family, picture.defect, picture.number, style_seed=seed, size=size)
@@ -229,7 +290,8 @@ def write(
 
     Raises
     ------
-    ValueError for unknown families.
+    ValueError for unknown families, and where images lie in the folder of a family that were not
+    drawn here. Those of another plan are replaced.
     """
     if families is None:
         families = (n for n, f in FAMILIES.items() if f.role == "eval")

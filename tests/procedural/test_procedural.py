@@ -181,15 +181,59 @@ def test_layout_and_interrupted_writing(tmp_path, monkeypatch):
             )
 
 
-def test_pictures_of_another_plan_or_of_nobody_are_removed(tmp_path):
-    options = dict(families=["weave"], n_train=1, n_good=1, size=64)
-    write(tmp_path, n_defect=2, **options)
-    write(tmp_path, n_defect=1, **options)
-    assert {p.name for p in (tmp_path / "weave" / "test").rglob("*.png")} == {"000.png"}
-    (tmp_path / "weave" / "manifest.json").unlink()
-    (stale := tmp_path / "weave" / "test" / "good" / "000.png").write_bytes(b"left over")
-    write(tmp_path, n_defect=1, **options)
+WEAVE = {"families": ["weave"], "n_train": 1, "n_good": 1, "size": 64}
+
+
+def test_images_of_another_plan_are_replaced_and_others_kept(tmp_path):
+    write(tmp_path, n_defect=2, **WEAVE)
+    mine = [tmp_path / "weave" / name for name in ("test/good/mine.png", "notes/000.png")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    write(tmp_path, n_defect=1, **WEAVE)
+    drawn = {p.name for p in (tmp_path / "weave" / "test").rglob("*.png")}
+    assert drawn == {"000.png", "mine.png"}
+    assert [path.read_bytes() for path in mine] == [b"mine"] * 2
+
+
+@pytest.mark.parametrize("manifest", [None, "{}", '{"defects": ["../good"], "n_train": 1}', "[1]"])
+def test_a_folder_of_somebody_elses_images_is_refused(tmp_path, manifest):
+    folder = tmp_path / "weave"
+    theirs = [folder / "train/good/000.png", folder / "test/cut/001.JPG"]
+    for path in theirs:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"a photograph")
+    if manifest:
+        (folder / "manifest.json").write_text(manifest)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"{folder} holds images that were not drawn here"):
+        write(tmp_path, n_defect=1, **WEAVE)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert all(path.read_bytes() == b"a photograph" for path in theirs)
+
+
+def test_an_image_of_the_user_is_not_taken_for_a_drawn_one(tmp_path):
+    write(tmp_path, n_defect=1, **WEAVE)
+    (mine := tmp_path / "weave/test/good/001.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="not drawn here, e.g. .*001.png"):
+        write(tmp_path, n_defect=1, **WEAVE | {"n_good": 2})
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"family": "we', b"\xff\xfe"])
+def test_a_damaged_manifest_costs_only_what_a_plan_could_have_written(tmp_path, content):
+    write(tmp_path, n_defect=2, **WEAVE)
+    folder = tmp_path / "weave"
+    (folder / "manifest.json").write_bytes(content)
+    (stale := folder / "test/good/000.png").write_bytes(b"left over")
+    mine = [folder / name for name in ("test/good/x.png", "test/mine/000.png", "000.png")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    write(tmp_path, n_defect=1, **WEAVE)
     assert np.asarray(Image.open(stale)).shape == (64, 64, 3)
+    assert not list(folder.rglob("001*.png"))
+    assert [path.read_bytes() for path in mine] == [b"mine"] * 3
 
 
 def test_only_what_is_asked_for_is_drawn_and_it_is_the_same(tmp_path):
