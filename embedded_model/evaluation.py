@@ -4,8 +4,8 @@
 
 Zero-shot, training-free on every set named here: the heads saw procedural training families only.
 Writes data/embedded/evaluation.csv (tidy rows with bootstrap intervals) and the model card next to
-it. More than one training seed is measured when data/embedded-seed1, ... exist
-(python -m embedded_model.training --seeds 3).
+it, README.md; with --out X.csv the card is X.md. More than one training seed is measured when
+data/embedded-seed1, ... exist (python -m embedded_model.training --seeds 3).
 """
 
 import argparse
@@ -30,6 +30,7 @@ from vlmad_utils.models.sentences import MiniLM
 from . import RECORDS, captions
 from .card import SIZES, card
 
+RESULTS = RECORDS / "evaluation.csv"
 TOP = 3  # patches in the patch score
 VARIANTS = ("winclip", "swapped", "held-out synonyms", "plain words", "shuffled text head")
 
@@ -184,6 +185,19 @@ def _sets(folders: Sequence[str]) -> list[pd.DataFrame]:
     return sets
 
 
+def card_path(out: Path) -> Path:
+    """Return where the card goes: README.md for the usual table, else the table's name with .md.
+
+    Raises
+    ------
+    ValueError for a table that would be the card.
+    """
+    if out.suffix == ".md":
+        raise ValueError(f"--out {out} is the name of a card: give that of a table, e.g. own.csv")
+    usual = out.resolve() == RESULTS.resolve()
+    return out.with_name("README.md") if usual else out.with_suffix(".md")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -196,8 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="CATEGORY=ROOT:OBJECT",
         help="an MVTec-like category of your own, e.g. cookie=sets/cookie:cookie",
     )
-    parser.add_argument("--out", type=Path, default=RECORDS / "evaluation.csv")
+    about = "CSV of the rows, by default %(default)s; the card goes next to it"
+    parser.add_argument("--out", type=Path, default=RESULTS, help=about)
     options = parser.parse_args(arguments)
+    path = card_path(options.out)
     folders = [FOLDER, *sorted(RECORDS.parent.glob(f"{RECORDS.name}-seed*"))]
     tower, sentences = dinov2.load_tower(), MiniLM(fetch.fetch(["minilm"])["minilm"])
     models = {
@@ -221,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     frame = pd.concat([pd.DataFrame(rows), pd.DataFrame(extra)], ignore_index=True)
     frame.round(4).to_csv(options.out, index=False)
     text = card(frame, own, load_heads(FOLDER)[1])
-    options.out.with_name("README.md").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     shown = frame[frame.prompts.isin(["winclip", "none", "nouns"])]
     columns = ["image_size", "metric", "score"]
     wide = shown.pivot_table(index=["dataset", "category"], columns=columns, values="value")
