@@ -5,10 +5,13 @@ import copy
 import pickle
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from fixtures import tiny, trees
 from joblib import parallel_config
 
@@ -17,7 +20,7 @@ from vlmad_utils import data, study
 from vlmad_utils.methods import neighbours
 from vlmad_utils.models import prompts
 from vlmad_utils.study import cells, registry
-from vlmad_utils.study.method import Last
+from vlmad_utils.study.method import Last, described
 
 PACKAGE = Path(vlmad_utils.__file__).parent
 FINDS_OR_KEEPS = {"__init__", "paths", "store"}  # and data/ but for images: the key holds contents
@@ -44,6 +47,77 @@ def moving_words():
     )
     model.fingerprint = "moving words"
     return model
+
+
+class Mean(Enum):
+    """A choice of an option."""
+
+    HARMONIC = 1
+    ARITHMETIC = 2
+
+
+@dataclass
+class Options:
+    """Options of a method."""
+
+    top: float
+    maps: np.ndarray
+
+
+def changed(values):
+    """The same values but one in the middle, which repr does not show."""
+    values = copy.deepcopy(values)
+    values[1000] += 1
+    return values
+
+
+LONG = np.arange(3000.0)
+SETTINGS = [
+    (LONG, changed(LONG)),
+    (LONG, LONG.astype(np.float32)),
+    (LONG, LONG.reshape(2, -1)),
+    (torch.arange(3000), changed(torch.arange(3000))),
+    (torch.arange(3000).bfloat16(), changed(torch.zeros(3000).bfloat16())),
+    (torch.tensor(1.0), torch.tensor(2.0)),
+    (np.float32(0.5), 0.5),
+    ([1, 2], (1, 2)),
+    (("a, b",), ("a", "b")),
+    ({"a": 1, "b": {"c": LONG}}, {"a": 1, "b": {"c": changed(LONG)}}),
+    (Mean.HARMONIC, Mean.ARITHMETIC),
+    (Options(0.1, LONG), Options(0.1, changed(LONG))),
+    (True, 1),
+]
+
+
+@pytest.mark.parametrize("one, other", SETTINGS)
+def test_other_settings_have_other_keys_and_equal_ones_the_same(one, other):
+    assert described((one, "x")) != described((other, "x"))
+    assert described((one, "x")) == described((copy.deepcopy(one), "x"))
+
+
+def test_the_order_of_options_in_a_dict_changes_no_key():
+    assert described({"a": 1, "b": 2}) == described({"b": 2, "a": 1})
+
+
+def test_cells_of_other_arrays_are_not_taken_for_these(index, tmp_path):
+    """Rows of two methods whose settings look alike when they are printed."""
+    method = registry.memory_bank_method((2,))
+    one, other = (replace(method, settings=(values,)) for values in (LONG, changed(LONG)))
+    keys = [
+        {job.key for job in study.grid.build_jobs(tiny.model(), images, [m], [1], [0], (9, 9), 0)}
+        for images in [study.grid.gather_images(index, [1], [0])]
+        for m in (one, other)
+    ]
+    assert not keys[0] & keys[1]
+
+
+@pytest.mark.parametrize(
+    "unclear", [len, torch.nn.Linear(2, 2), object(), {1}, Mean, np.array([len])]
+)
+def test_settings_that_do_not_say_what_they_hold_are_refused(index, unclear):
+    method = replace(registry.memory_bank_method((2,)), settings=(("option", unclear),))
+    with pytest.raises(ValueError, match=r"settings of a Method hold .*study.digest\(module\)"):
+        run(tiny.model(), index, [method], None, shots=(1,))
 
 
 def test_cells_are_found_again_whatever_was_asked_before(index, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Run a grid of (method, category, shots, seed): encode once, score each cell, evaluate, resume.
 
-Every cell is written to the store as soon as it is done, under a name made of all that made it
-(images, references, masks, words, weights, options, code). So a broken run goes on where it
-stopped, and an old number is never taken for a new one.
+Every cell is written to the store as soon as it is done, under a name made of what made it: images,
+references, masks, words, backbone, the code of this package, and the name and ``settings`` of the
+method. So a broken run goes on where it stopped. Whatever else decides the numbers of a method of
+your own, above all the code of its ``score``, must be named in its ``settings``: only then is an
+old number never taken for a new one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

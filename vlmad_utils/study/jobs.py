@@ -13,7 +13,7 @@ from .. import data, features
 from ..models import Backbone, prompts
 from ..paths import content_hash
 from .cells import cell_key
-from .method import Method
+from .method import Method, described
 
 KEYS = ["dataset", "category", "method", "backbone", "k_shot", "seed", "prompts"]
 
@@ -106,7 +106,8 @@ def build_jobs(
 
     Raises
     ------
-    ValueError for an ensemble that does not exist, or with wrong entries.
+    ValueError for an ensemble that does not exist, or with wrong entries; for settings that do not
+    say what they hold.
     """
     jobs = []
     names = list(zip(images.test["dataset"], images.test["category"], strict=True))
@@ -128,7 +129,7 @@ def build_jobs(
                 texts = (tuple(normal), tuple(anomalous))
             made_by = {
                 **made_of,
-                "method": (method.blocks, method.windows, repr(method.settings)),
+                "method": (method.blocks, method.windows, described(method.settings)),
                 "features": (method.backbone or model).fingerprint,
                 "texts": texts and (model.fingerprint, *texts),
             }

@@ -1,8 +1,10 @@
 """Say how the study calls a paradigm."""
 
+import dataclasses
+import enum
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -26,8 +28,10 @@ class Method:
     shots : "zero" (K = 0 only), "few" (K >= 1 only) or "any"
     ensemble : name or dict of the prompts, see ``prompts.compose``; None when no text takes part
     blocks, windows, patches : what ``features.encode`` must give
-    settings : whatever else decides the numbers, e.g. options and the :func:`digest` of trained
-        weights
+    settings : must name whatever else decides the numbers, e.g. the options of ``score`` and the
+        :func:`digest` of trained weights: the code of ``score`` is not looked at, so another
+        function needs another name or settings, or its old cells are taken for the new. See
+        :func:`described` for what they may hold
     backbone : None, or another view of the model whose features are read, e.g.
         ``anomalyclip.DPAM(model)``
     """
@@ -63,6 +67,47 @@ class Last(Generic[Value]):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Last, ()
+
+
+def described(settings: Any) -> str:
+    """Return a text that differs when settings do, for the key of a cell.
+
+    Parameters
+    ----------
+    settings : text, bytes, numbers, booleans, None, members of an enum; arrays and tensors (by
+        their bytes); tuples, lists, dicts and dataclasses of these
+
+    Raises
+    ------
+    ValueError for anything else, whose text may not say what it holds.
+    """
+    kind = f"{type(settings).__module__}.{type(settings).__qualname__}"
+    if isinstance(settings, enum.Enum):
+        return f"{kind}.{settings.name}"
+    if settings is None or type(settings) in (bool, int, float, complex, str, bytes):
+        return repr(settings)
+    if isinstance(settings, torch.Tensor):
+        array = settings.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return _of_bytes(settings.dtype, settings.shape, array)
+    if isinstance(settings, (np.ndarray, np.generic)) and not settings.dtype.hasobject:
+        return _of_bytes(settings.dtype, settings.shape, np.ascontiguousarray(settings))
+    if isinstance(settings, (tuple, list)):
+        return f"{kind}({', '.join(map(described, settings))})"
+    if isinstance(settings, Mapping):
+        items = sorted((described(key), described(value)) for key, value in settings.items())
+        return f"{kind}({', '.join(map(': '.join, items))})"
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        found = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        return f"{kind}{described(found)}"
+    raise ValueError(
+        f"the settings of a Method hold {settings!r:.80}, a {kind}, which does not say what it "
+        "holds: give text, numbers, arrays, or tuples and dicts of these, e.g. "
+        "study.digest(module) for weights and a name for a function."
+    )
+
+
+def _of_bytes(dtype: Any, shape: Sequence[int], array: np.ndarray) -> str:
+    return f"{dtype}{tuple(shape)}:{hashlib.sha256(array.tobytes()).hexdigest()}"
 
 
 def digest(*modules: torch.nn.Module | torch.Tensor) -> str:
