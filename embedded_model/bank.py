@@ -74,7 +74,8 @@ class CaptionBank:
             for _, state in states
             for t in rng.choice(len(captions.TEMPLATES), variants, replace=False)
         ]
-        path = folder / f"captions-{text_hash(chr(10).join(texts))[:12]}.safetensors"
+        self.name = f"captions-{text_hash(chr(10).join(texts))[:12]}"
+        path = folder / f"{self.name}.safetensors"
         if not path.exists():
             starts = tqdm(range(0, len(texts), 4096), desc="encode captions")
             parts = [sentences(texts[i : i + 4096]) for i in starts]

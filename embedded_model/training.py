@@ -321,6 +321,13 @@ def prepare(
     return groups, CaptionBank(sentences, cache, recipe["caption_variants"]), cache
 
 
+def checkpoint_name(seed: int, groups: Sequence[Group], bank: CaptionBank) -> str:
+    """Return the name of a checkpoint: of the seed, the recipe, the images and the captions."""
+    images = [text_hash(rows.to_csv()) for rows, _, _ in groups]
+    made_of = json.dumps([RECIPE, VERSION, images, bank.name])
+    return f"seed{seed}-{text_hash(made_of)[:12]}.pt"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -333,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     groups, bank, cache = prepare()
     for seed in range(options.seeds):
-        checkpoint = cache / f"seed{seed}-{text_hash(json.dumps(RECIPE))[:8]}.pt"
+        checkpoint = cache / checkpoint_name(seed, groups, bank)
         heads = fit(groups, bank, seed=seed, checkpoint=checkpoint)
         folder = options.out if seed == 0 else RECORDS.parent / f"{RECORDS.name}-seed{seed}"
         print(save_heads(heads, folder, {"seed": seed, "recipe": RECIPE}))

@@ -1,6 +1,7 @@
 """Training of the embedded model: its plan, its words, its steps."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +80,27 @@ def test_batches_mix_sizes_and_keep_pairs_together():
     assert all((ix[::2] + 1 == ix[1::2]).all() and (ix[::2] % 2 == 0).all() for _, ix in found)
     assert sorted(np.concatenate([ix for n, ix in found if n == 0])) == list(range(20))
     assert [n for n, _ in found] != sorted(n for n, _ in found)
+
+
+def test_a_checkpoint_belongs_to_its_recipe_images_and_captions(monkeypatch, tmp_path):
+    """After a change of the generator or of the words, no old heads come back."""
+    rows, bank, used = training.plan(8, seed=1), SimpleNamespace(name="captions-1"), []
+    monkeypatch.setattr(training, "prepare", lambda: ([(rows, None, None)], bank, tmp_path))
+    monkeypatch.setattr(training, "fit", lambda *_, checkpoint, **__: used.append(checkpoint))
+    monkeypatch.setattr(training, "save_heads", lambda *_: None)
+
+    training.main(["--seeds", "2"])
+    training.main([])
+    assert used[0] == used[2] != used[1]
+    for change in (
+        lambda: monkeypatch.setattr(training, "VERSION", training.VERSION + 1),
+        lambda: setattr(bank, "name", "captions-2"),
+        lambda: rows.__setitem__("defect", "crack"),
+        lambda: monkeypatch.setitem(training.RECIPE, "epochs", 9),
+    ):
+        change()
+        training.main([])
+        assert used[-1] not in used[:-1]
 
 
 class FakeBank:

@@ -18,6 +18,7 @@ QUICK = {
     "april_gan": {"epochs": 1, "blocks": (2, 4)},
     "anomalyclip": {"epochs": 1, "n_vectors": 2, "depth": 2, "length": 1},
 }
+PACKED = trained_elsewhere.FOLDER
 METHODS = pytest.mark.parametrize("method", QUICK)
 
 
@@ -178,6 +179,23 @@ def test_nothing_is_trained_in_silence(quick, method, index, monkeypatch):
     differs = f"shipped ones differ: identity another, not {identity}; lr 0.5, not 0.001"
     with pytest.warns(UserWarning, match=f"{differs}.*kept nowhere, as store=None"):
         get(store=None)
+
+
+@METHODS
+def test_weights_of_another_generator_are_not_used(quick, method, index, monkeypatch):
+    monkeypatch.setattr(trained_elsewhere, "training_index", lambda *_: index)
+
+    def get():
+        return quick(method, None)[1]
+
+    now = get()["generator"]
+    monkeypatch.setattr(trained_elsewhere, "VERSION", now + 1)
+    assert get()["generator"] == now + 1 and len(quick.calls) == 2
+    assert "generator" not in quick(method)[1]  # own images do not depend on it
+    monkeypatch.setattr(trained_elsewhere, "FOLDER", PACKED)
+    card = json.loads((PACKED / f"{method}.json").read_text(encoding="utf-8"))
+    differs = trained_elsewhere._mismatch(PACKED / f"{method}.safetensors", method, card)
+    assert differs is None and card["generator"] == now
 
 
 @METHODS

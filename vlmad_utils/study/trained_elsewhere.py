@@ -2,8 +2,8 @@
 
 Their products and defects are in no test. The weights for the embedded model are shipped in
 ``study/trained``. Any other backbone, or another choice of families, is trained on first use from
-cached tokens and kept in the feature store. Weights belong to an ``identity`` of a backbone: they
-serve whatever its device and precision.
+cached tokens and kept in the feature store. Weights belong to an ``identity`` of a backbone and to
+a version of the generator: they serve whatever device and precision.
 
 python -m vlmad_utils.study.trained_elsewhere   trains both anew and writes
 vlmad_utils/study/trained/ (needed when the embedded model changes)
@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock
 
 from vlmad_procedural import FAMILIES
+from vlmad_procedural.generate import VERSION
 
 from .. import data, features, models
 from ..methods import anomalyclip, april_gan
@@ -106,13 +107,7 @@ def load_or_train(
     if index is not None:
         _check(index)
         settings |= {"domain": "own", "limit": len(index), "data_seed": None}
-    facts = {
-        "backbone": model.name,
-        "identity": model.identity,
-        "settings": settings,
-        "images": None if index is None else _content(index),
-    }
-    facts = json.loads(json.dumps(facts))  # as a card gives them back
+    facts = json.loads(json.dumps(_facts(model, settings, index)))  # as a card gives them back
     shipped = FOLDER / f"{method}.safetensors"
     differs = _mismatch(shipped, method, facts)
     if differs is None:
@@ -210,6 +205,14 @@ def _prototypes(
     return torch.stack([table[noun] for noun in index["object_name"]])
 
 
+def _facts(model: Backbone, settings: Mapping[str, Any], index: pd.DataFrame | None) -> Card:
+    """Return what a card says of what weights are made of, and what must agree to use them."""
+    about = {"backbone": model.name, "identity": model.identity, "settings": settings}
+    if index is not None:
+        return {**about, "images": _content(index)}
+    return {**about, "images": None, "generator": VERSION}
+
+
 def _settings(method: str, model: Backbone, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return SETTINGS of one method with changes."""
     if method not in MODULES:
@@ -298,8 +301,8 @@ def main(arguments: list[str] | None = None) -> None:
     for method, module in MODULES.items():
         settings = _settings(method, model, {})
         learned, found = train(method, model, None, "auto", True, settings)
-        facts = {"backbone": model.name, "identity": model.identity, "settings": settings}
-        module.save(learned, options.out / f"{method}.safetensors", **facts, images=None, **found)
+        facts = _facts(model, settings, None)
+        module.save(learned, options.out / f"{method}.safetensors", **facts, **found)
         print(
             f"{method}: {found['parameters']:,} numbers in {found['seconds']} s, "
             f"loss {found['loss'][0]} to {found['loss'][-1]}"
