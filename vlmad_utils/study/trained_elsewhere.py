@@ -177,7 +177,7 @@ def train(
     else:
         words = {key: settings[key] for key in ("n_vectors", "depth", "length")}
         learned, history = anomalyclip.train(
-            text_tower(model), feats, masks, index["label"].to_numpy(), **fit, **words
+            text_tower(model), feats, masks, index["label"].to_numpy(copy=True), **fit, **words
         )
     return learned, {
         "data": {
