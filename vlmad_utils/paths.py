@@ -56,9 +56,9 @@ def store_dir() -> Path:
 
 
 def store_folder(store: str | Path) -> Path:
-    """Return the folder that an argument ``store`` means; "auto" is :func:`store_dir`."""
+    """Return the absolute folder that ``store`` means; "auto" is :func:`store_dir`."""
     auto = isinstance(store, str) and store == "auto"
-    return store_dir() if auto else user_folder(store)
+    return store_dir() if auto else user_folder(store).absolute()
 
 
 def results_dir() -> Path:
@@ -73,9 +73,9 @@ def figures_dir() -> Path:
 
 
 def _folder(variable: str, inside: str, elsewhere: Path) -> Path:
-    """Return the folder that a variable names, else one inside the checkout, else another."""
+    """Return the absolute folder of a variable, else one inside the checkout, else another."""
     if named := os.environ.get(variable):
-        return user_folder(named)
+        return user_folder(named).absolute()
     root = checkout()
     return root / inside if root else elsewhere.absolute()
 

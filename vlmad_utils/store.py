@@ -11,6 +11,7 @@ import json
 import uuid
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class DiskStore:
     """
 
     def __init__(self, folder: Path | str, fingerprint: str) -> None:
-        folder = paths.user_folder(folder)
+        folder = paths.user_folder(folder).absolute()  # wherever the process goes later
         self.folder: Path = folder / f"v{LAYOUT}" / fingerprint
         self.name: str = str(self.folder)
         try:
@@ -82,8 +83,19 @@ class DiskStore:
         try:
             with paths.atomic_write(self.path(kind, key)) as temporary:
                 temporary.write_bytes(content)  # save_file's own temporary file outlives a kill
+        except PermissionError as error:
+            # Windows refuses to replace a file that another process reads; it may hold the same
+            if not self._holds(kind, key, array):
+                raise self._not_writable(error) from error
         except OSError as error:
             raise self._not_writable(error) from error
+
+    def _holds(self, kind: str, key: str, array: np.ndarray) -> bool:
+        """Return whether an array with the same bytes is there."""
+        with suppress(StoreError):
+            found = self.get(kind, key)
+            return found is not None and paths.content_hash(found) == paths.content_hash(array)
+        return False
 
     def get(self, kind: str, key: str) -> np.ndarray | None:
         """Return the array, or None where there is none.

@@ -44,6 +44,14 @@ def test_in_a_checkout_everything_lies_inside_it():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_relative_folder_does_not_follow_the_working_folder(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLES[name], "mine")
+    assert FOLDERS[name]() == tmp_path / "mine"
+    assert paths.store_folder("mine") == tmp_path / "mine"
+
+
 def test_a_package_elsewhere_has_no_checkout(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages/vlmad_utils/paths.py"))
     assert paths.checkout() is None
@@ -74,7 +82,7 @@ def test_a_variable_moves_a_folder(monkeypatch, tmp_path, request, name, where):
     for value, expected in (
         (str(tmp_path / "x"), tmp_path / "x"),
         ("~/x y", tmp_path / "x y"),
-        ("x/y", Path("x/y")),
+        ("x/y", Path.cwd() / "x/y"),
         ("", default),
     ):
         monkeypatch.setenv(VARIABLES[name], value)
@@ -91,7 +99,7 @@ def test_the_argument_store_is_a_folder_or_auto(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert paths.store_folder("auto") == paths.store_dir()
-    assert paths.store_folder(Path("auto")) == Path("auto")  # a folder of that name
+    assert paths.store_folder(Path("auto")) == Path.cwd() / "auto"  # a folder of that name
     assert paths.store_folder("~/s") == tmp_path / "s"
 
 

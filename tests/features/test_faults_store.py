@@ -196,6 +196,35 @@ def stored(tmp_path):
     return path.read_bytes(), read
 
 
+def test_a_file_that_another_process_holds_open_is_written_when_it_holds_the_same(
+    tmp_path, monkeypatch
+):
+    """On Windows, os.replace refuses a file that somebody reads."""
+    store, array = DiskStore(tmp_path, "f"), np.float32([1, 2, np.nan])
+    store.put("image", "ab", array)
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(os, "replace", refused)
+    store.put("image", "ab", array)
+    others = [array.astype(np.float16), array[None], -array]
+    for key, other in [("cd", array), *(("ab", other) for other in others)]:
+        with pytest.raises(StoreError, match="cannot be written.*Access is denied"):
+            store.put("image", key, other)
+    assert store.get("image", "ab").tobytes() == array.tobytes()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_relative_store_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = DiskStore("store", "f")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.put("image", "ab", np.ones(3))
+    assert (tmp_path / "store").is_dir() and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_every_flipped_bit_is_found(stored):
     content, read = stored
     for bit in range(8 * len(content)):
