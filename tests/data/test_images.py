@@ -1,8 +1,11 @@
 """Every kind of image and mask that a user may have: read as RGB or bool, or refused by name."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
-from fixtures.trees import HOLE, save
+from fixtures.trees import HOLE, mvtec_tree, save
 from PIL import Image
 
 from vlmad_utils import data
@@ -197,3 +200,28 @@ def test_mask_modes(tmp_path):
     assert (data.read_image(tmp_path / "x.jpg")[..., 0] > 0)[
         ~large
     ].any()  # the noise that > 0 would take for a defect
+
+
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_no_image_is_to_blame_for_the_machine(tmp_path, monkeypatch, reason):
+    """With on_error="skip", a good image must not be left out for want of open files."""
+    mvtec_tree(tmp_path)
+
+    def fails(path):
+        raise OSError(reason, os.strerror(reason), str(path))
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(OSError, match="no image is to blame. [A-Z]") as told:
+        data.index("mvtec", root=tmp_path, on_error="skip")
+    assert told.value.errno == reason and not isinstance(told.value, data.DataError)
+
+
+def test_no_image_is_to_blame_for_want_of_memory(tmp_path, monkeypatch):
+    mvtec_tree(tmp_path)
+
+    def fails(path):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fails)
+    with pytest.raises(MemoryError):
+        data.index("mvtec", root=tmp_path, on_error="skip")

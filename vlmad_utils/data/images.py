@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from ..store import SYSTEM_LIMITS
+
 ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")  # modes of Pillow with transparency
 Result = TypeVar("Result")
 
@@ -39,7 +41,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Raises
     ------
     DataError when the file is missing, empty, truncated, not an image, or larger than Pillow's
-    safety limit.
+    safety limit. MemoryError, or OSError with advice, where the machine has no memory or no more
+    open files: no image is to blame.
     """
     return _read(path, _rgb)
 
@@ -114,7 +117,13 @@ def _read(path: str | os.PathLike[str], convert: Callable[[Image.Image], Result]
         raise DataError(f"{path}: there is no such file") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except MemoryError:  # of the machine: no image is to blame
+        raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, bomb errors, ...
+        if isinstance(error, OSError) and error.errno in SYSTEM_LIMITS:
+            advice = f"{os.strerror(error.errno)}, no image is to blame"
+            advice = f"{advice}. {SYSTEM_LIMITS[error.errno]}"
+            raise OSError(error.errno, advice, os.fspath(path)) from error
         found = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: cannot be read as an image ({found})") from error
 

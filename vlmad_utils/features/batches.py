@@ -106,15 +106,17 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | Exceptio
 
     Raises
     ------
-    OSError for what no image is to blame for, such as too many open files.
+    OSError or MemoryError for what no image is to blame for, such as too many open files.
     """
     try:
         return function(item)
+    except MemoryError:
+        raise
     except Exception as error:  # reported by name by the caller, never swallowed
-        for found in (error, error.__cause__):  # read_image gives its reason as the cause
-            if isinstance(found, OSError) and found.errno in SYSTEM_LIMITS:
-                advice = f"{found.strerror}, no image is to blame. {SYSTEM_LIMITS[found.errno]}"
-                raise OSError(found.errno, advice, found.filename) from error
+        if isinstance(error, OSError) and error.errno in SYSTEM_LIMITS:
+            advice = f"{os.strerror(error.errno)}, no image is to blame. "
+            advice += SYSTEM_LIMITS[error.errno]
+            raise OSError(error.errno, advice, error.filename) from error
         return error
 
 
