@@ -1,6 +1,7 @@
 """Measure time and memory on a machine that other work shares."""
 
 import ctypes
+import math
 import re
 import sys
 import time
@@ -99,15 +100,17 @@ def forget_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def highest_memory() -> int:
-    """Return the bytes that this process had in memory at most.
+def highest_memory() -> float:
+    """Return the bytes that this process had in memory at most; NaN where that is not known.
 
     On Linux not by getrusage, which counts the parent after a spawn.
     """
     with suppress(OSError):
         if found := re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()):
             return int(found[1]) * 1024
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,8 @@
 """The benchmark measures what it says; its numbers are never judged here."""
 
 import functools
+import math
+import sys
 
 import numpy as np
 import pytest
@@ -132,3 +134,9 @@ def test_onednn_is_switched_on_again_when_a_pass_fails(monkeypatch):
     with pytest.raises(MemoryError):
         encoding.passes(model, 1, 50)["without oneDNN"]()
     assert torch.backends.mkldnn.enabled
+
+
+def test_memory_is_unknown_on_windows(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # an import of it fails
+    monkeypatch.setattr(timing.Path, "read_text", lambda *_: "")
+    assert math.isnan(timing.highest_memory())
