@@ -367,3 +367,12 @@ def test_features_of_arrays_do_not_take_their_images_along(tmp_path):
     found = features.encode(tiny.model(), images, store=tmp_path, progress=False)
     sent = pickle.dumps(found)
     assert len(sent) < 5_000 and torch.equal(pickle.loads(sent).patches, found.patches)
+
+
+def test_the_users_default_dtype_changes_nothing(index, tmp_path):
+    found = features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert found.image.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -92,7 +92,8 @@ class Features:
             )
         # memory of torch is aligned: products give the same last bit wherever it lies. Each array
         # goes straight to its place, so there is no second set in memory.
-        stacked = torch.empty(len(self), *self.shapes[kind])
+        shape = (len(self), *self.shapes[kind])
+        stacked = torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the defaults
         for i, key in enumerate(self.keys):
             array = self._array(kind, key)
             if array.shape != self.shapes[kind]:
