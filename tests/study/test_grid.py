@@ -1,5 +1,8 @@
 """The grid of the study: rows, resuming, keys, and the paradigms as the study runs them."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,6 +187,47 @@ def test_evaluate_refuses_what_it_cannot_judge(index):
         "image_ap",
         "image_f1max",
     ] and np.isnan(no_masks[0]["low"])
+
+
+def test_methods_that_write_the_same_rows_are_refused(index, methods):
+    clip, bank = methods[0], methods[-1]
+    with pytest.raises(
+        ValueError, match="two methods are called 'memory bank' with prompts 'none'"
+    ):
+        grid(index, [bank, replace(bank, settings=("other",))], None, shots=(1,))
+    with pytest.raises(ValueError, match="'CLIP-AC' with prompts 'own-.* at 0 references"):
+        grid(index, [replace(clip, ensemble={"normal": ["{}"], "anomalous": ["bad {}"]})] * 2, None)
+    others = [replace(clip, name="bank"), replace(clip, name="bank", ensemble="winclip")]
+    others += [replace(bank, name="bank"), bank]
+    rows = grid(index, others, None, shots=(0, 1), seeds=(0,), draws=0).rows
+    assert not rows.duplicated([*study.KEYS, "metric"]).any()
+    assert len(rows) == len(others) * 2 * 7
+
+
+def test_a_line_of_the_summary_mixes_no_backbones(index, methods):
+    rows = grid(index, methods[:1], None, shots=(0,), draws=0).rows
+    rows = pd.concat([rows, rows.assign(backbone="other")])
+    with pytest.raises(ValueError, match="'CLIP-AC'.*backbones tiny, other: name 'backbone' in by"):
+        study.summarise(rows, "image_auroc")
+    by = ("dataset", "method", "backbone")
+    assert len(study.summarise(rows, "image_auroc", by)) == 2
+    assert len(study.summarise(rows.drop(columns="backbone"), "image_auroc")) == 1
+
+
+@pytest.mark.parametrize("missing, told", [(1, 1), (3, 0), (0, 0)])
+def test_an_anomalous_image_without_a_mask_is_named(index, missing, told):
+    """It costs its category all pixel metrics, unless the category has no mask at all."""
+    bolt = index[(index["split"] == "test") & (index["category"] == "bolt")].reset_index(drop=True)
+    lost = bolt.index[bolt["label"] == 1][:missing]
+    bolt.loc[lost, "mask_path"] = None
+    scores = Scores(torch.rand(6), torch.rand(6, 4, 4), "x", "training-free")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = study.evaluate(bolt, scores, draws=0)
+    assert len(found) == (7 if not missing else 3) and len(seen) == told
+    for warning in seen:
+        assert bolt["image_path"][lost[0]] in str(warning.message)
+        assert "folder/bolt gets no pixel metrics: 1 anomalous" in str(warning.message)
 
 
 def test_summary_is_the_macro_mean_with_errors_in_quadrature():

@@ -1,6 +1,10 @@
 """Refuse what a grid cannot run to its end, before anything is encoded."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -20,13 +24,14 @@ def check_run(
 
     Raises
     ------
-    ValueError when nothing is left to run, a label is unknown, a category has several object
-    names or none, or a backbone cannot give a block or window; DataError when a category has
-    too few references.
+    ValueError when nothing is left to run, a label is unknown, two methods would write the same
+    rows, a category has several object names or none, or a backbone cannot give a block or window;
+    DataError when a category has too few references.
     """
     test = index[index["split"] == "test"]
     check_not_empty(test, methods, shots, seeds)
     check_labels(test["label"])
+    check_names(methods, shots)
     check_object_names(test, any(method.ensemble is not None for method in methods))
     check_references(index, test, [k for k in shots if any(m.takes(k) for m in methods)])
     for method in methods:
@@ -61,6 +66,27 @@ def check_labels(labels: pd.Series) -> None:
         raise ValueError(
             f"Labels are 0 or 1, found {sorted(set(labels))}: leave out images whose label is "
             "unknown, e.g. index[index['label'] >= 0]."
+        )
+
+
+def ensemble_label(ensemble: str | Mapping[str, Any] | None) -> str:
+    """Return the name of an ensemble in tables."""
+    if ensemble is None or isinstance(ensemble, str):
+        return ensemble or "none"
+    return "own-" + hashlib.sha256(json.dumps(ensemble, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_names(methods: Sequence[Method], shots: Sequence[int]) -> None:
+    """Raise ValueError for methods whose rows could not be told from each other."""
+    rows = [
+        (m.name, ensemble_label(m.ensemble), k) for m in methods for k in set(shots) if m.takes(k)
+    ]
+    if twice := [row for row, times in Counter(rows).items() if times > 1]:
+        name, label, k = twice[0]
+        raise ValueError(
+            f"two methods are called {name!r} with prompts {label!r} at {k} references: their rows "
+            "could not be told from each other. Give each a name of its own, e.g. "
+            "dataclasses.replace(method, name=...)."
         )
 
 

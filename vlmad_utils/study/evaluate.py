@@ -1,5 +1,6 @@
 """Turn scores into tidy rows, and rows into means over categories."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,10 @@ def evaluate(
     Raises
     ------
     ValueError when lengths differ, several categories are mixed, or a label is unknown.
+
+    Warns
+    -----
+    UserWarning when only some anomalous images have a mask: pixel metrics are then left out.
     """
     if len(index) != len(scores):
         raise ValueError(
@@ -52,7 +57,16 @@ def evaluate(
     else:
         found = _without_intervals(evaluation.evaluate_arrays(image, labels))
     has_masks, masks = index["mask_path"].notna().to_numpy(), None
-    if has_masks.any() and has_masks[labels == 1].all():
+    without = index["image_path"][(labels == 1) & ~has_masks]
+    if has_masks.any() and len(without):
+        dataset, category = index[["dataset", "category"]].iloc[0]
+        more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+        warnings.warn(
+            f"{dataset}/{category} gets no pixel metrics: {len(without)} anomalous images have no "
+            f"mask, {', '.join(without.iloc[:5])}{more}. Give each a mask, or leave them out.",
+            stacklevel=2,
+        )
+    elif has_masks.any():
         maps, masks = upsample(scores.maps, size).numpy(), data.read_masks(index, size)
         if draws:
             found |= evaluation.pixel_bootstrap(maps, masks, n=draws, seed=seed)
@@ -92,7 +106,7 @@ def summarise(
 
     Raises
     ------
-    ValueError when no row has the metric.
+    ValueError when no row has the metric, or when a line would mix backbones.
 
     Notes
     -----
@@ -108,6 +122,12 @@ def summarise(
         )
     lines = []
     for name, group in part.groupby(by, sort=False):
+        if "backbone" not in by and "backbone" in group and group["backbone"].nunique() > 1:
+            raise ValueError(
+                f"the line {name} would be a mean over the backbones "
+                f"{', '.join(map(str, group['backbone'].unique()))}: name 'backbone' in by, or "
+                "summarise the rows of one at a time."
+            )
         columns = ["value", "low", "high", "chance", "n_images"]
         per = group.groupby(["dataset", "category"])[columns].mean()
         below, above = (

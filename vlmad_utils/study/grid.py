@@ -80,9 +80,10 @@ def run(
 
     Raises
     ------
-    Before anything is encoded. ValueError when nothing is left to run, a label is unknown, a
-    category has several object names, or the backbone cannot give a block or window; DataError
-    when images cannot be read, or a category has too few references.
+    Before anything is encoded. ValueError when nothing is left to run, a label is unknown, two
+    methods have the same name and prompts, a category has several object names, or the backbone
+    cannot give a block or window; DataError when images cannot be read, or a category has too few
+    references.
 
     Notes
     -----

@@ -1,7 +1,5 @@
 """Lay out the cells of a grid before anything is computed: images, references, words, keys."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from .. import data, features
 from ..models import Backbone, prompts
 from ..paths import content_hash
 from .cells import cell_key
+from .checks import ensemble_label
 from .method import Method, described
 
 KEYS = ["dataset", "category", "method", "backbone", "k_shot", "seed", "prompts"]
@@ -135,7 +134,7 @@ def build_jobs(
             }
             for k, seed in _draws(method, shots, seeds):
                 references = images.drawn[k, seed][name] if k else []
-                values = (*name, method.name, model.name, k, seed, _label(method.ensemble))
+                values = (*name, method.name, model.name, k, seed, ensemble_label(method.ensemble))
                 base = dict(zip(KEYS, values, strict=True))
                 of_references = images.pool_keys[references].tolist()
                 key = cell_key(base=base, references=of_references, **made_by)
@@ -148,10 +147,3 @@ def _draws(method: Method, shots: Sequence[int], seeds: Sequence[int]) -> Iterat
     for k in shots:
         if method.takes(k):
             yield from ((k, seed) for seed in (seeds if k else seeds[:1]))
-
-
-def _label(ensemble: str | Mapping[str, Any] | None) -> str:
-    """Return the name of an ensemble in tables."""
-    if ensemble is None or isinstance(ensemble, str):
-        return ensemble or "none"
-    return "own-" + hashlib.sha256(json.dumps(ensemble, sort_keys=True).encode()).hexdigest()[:8]
