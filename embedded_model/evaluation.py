@@ -1,6 +1,6 @@
 """Measure the embedded model.
 
-    python -m embedded_model.evaluation [--folder NAME=ROOT:OBJECT ...]
+    python -m embedded_model.evaluation [--folder CATEGORY=ROOT:OBJECT ...]
 
 Zero-shot, training-free on every set named here: the heads saw procedural training families only.
 Writes data/embedded/evaluation.csv (tidy rows with bootstrap intervals) and the model card next to
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from vlmad_procedural import FAMILIES
 from vlmad_utils import data, evaluation
 from vlmad_utils.data import fetch
+from vlmad_utils.data.index import own_categories
 from vlmad_utils.models import dinov2, prompts
 from vlmad_utils.models.embedded import FOLDER, HEAD_BLOCKS, Embedded, load_heads, stack_tokens
 from vlmad_utils.models.sentences import MiniLM
@@ -175,14 +176,9 @@ def noun_retrieval(models: Sequence[Embedded], index: pd.DataFrame) -> tuple[lis
 
 
 def _sets(folders: Sequence[str]) -> list[pd.DataFrame]:
-    """Return the indexes of the sets to measure; ``folders`` are NAME=ROOT:OBJECT."""
-    sets = [data.index("procedural"), data.index("elpv"), data.index("textile", limit=400)]
-    for entry in folders:
-        category, _, rest = entry.partition("=")
-        root, _, noun = rest.rpartition(":")
-        index = data.index("folder", root=root)
-        sets.append(index.assign(dataset="real", category=category, object_name=noun))
-    return sets
+    """Return the indexes of the sets to measure; ``folders`` are CATEGORY=ROOT:OBJECT."""
+    own = [index.assign(dataset="real") for index in own_categories(folders)]  # refused at once
+    return [data.index("procedural"), data.index("elpv"), data.index("textile", limit=400), *own]
 
 
 def card_path(out: Path) -> Path:

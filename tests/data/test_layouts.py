@@ -2,7 +2,7 @@
 
 import csv
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from fixtures.trees import GREY, HOLE, counts, mvtec_tree, save
 
 from vlmad_utils import data
 from vlmad_utils.data import DataError
+from vlmad_utils.data.layouts import kit
 
 
 def test_mvtec_columns_and_rows(tmp_path):
@@ -345,3 +346,43 @@ def test_folder_in_mvtec_form_one_or_several_categories(tmp_path):
     assert (
         data.index("folder", tmp_path / "ball_screw")["mask_path"].isna().all()
     )  # no masks at all is fine here
+
+
+NAMES = [
+    "c.png",
+    "B.png",
+    "a.png",
+    "D.png",
+    "a b.png",
+    "a-b.png",
+    "Z/1.png",
+    "a/1.png",
+    "a/_.png",
+    "é.png",
+]
+
+
+def test_the_order_and_the_split_are_the_same_on_windows():
+    """Paths of Windows ignore case when they are compared; those of POSIX go by their parts."""
+    split = {}
+    for kind, root in ((PurePosixPath, "/set"), (PureWindowsPath, "C:/set")):
+        found = [kind(root, name) for name in NAMES]
+        rows = kit.reserve([kit.Row("cloth", "test", 0, "good", path) for path in found])
+        split[kind] = [row.split for row in rows]
+        names = [path.relative_to(root).as_posix() for path in sorted(found, key=kit.in_order)]
+        assert names == sorted(NAMES, key=lambda name: name.split("/"))
+    assert split[PurePosixPath] == split[PureWindowsPath]
+    posix = [PurePosixPath("/set", name) for name in NAMES]
+    assert sorted(posix, key=kit.in_order) == sorted(posix)
+
+
+def test_the_usual_names_under_a_root_come_before_the_root(tmp_path):
+    """Any folder of data sets looks like one in MVTec AD's form."""
+    mvtec_tree(tmp_path, "cookie")  # next to the data sets
+    mvtec_tree(tmp_path / "mvtec", "bottle")
+    mvtec_tree(tmp_path / "MPDD", "tube")
+    assert set(data.index("mvtec", root=tmp_path)["category"]) == {"bottle"}
+    assert set(data.index("mpdd", root=tmp_path)["category"]) == {"tube"}
+    assert set(data.index("mvtec", root=tmp_path / "mvtec")["category"]) == {"bottle"}
+    where = data.available(tmp_path).set_index("name")["where"]
+    assert where["mvtec"] == str(tmp_path / "mvtec")

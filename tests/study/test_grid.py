@@ -10,6 +10,7 @@ import torch
 from fixtures import tiny, trees
 from joblib import parallel_config
 
+from embedded_model import evaluation as embedded
 from vlmad_utils import data, evaluation, report, study
 from vlmad_utils.methods import Scores, april_gan
 from vlmad_utils.study import __main__ as command
@@ -299,6 +300,13 @@ def test_the_shell_names_data_and_methods_or_says_what_is_wrong(index, capsys):
     assert len(own) == 9
     with pytest.raises(ValueError, match="CATEGORY=ROOT:OBJECT"):
         command.collect([], [root])
+    both = root.removesuffix("/bolt")
+    with pytest.raises(ValueError, match=f"2 categories, bolt, cloth, .* bolt={both}/bolt:part"):
+        command.collect([], [f"x={both}:part"])
+    with pytest.raises(ValueError, match="'x' is named twice"):
+        command.collect([], [f"x={root}:part", f"x={both}/cloth:part"])
+    with pytest.raises(ValueError, match="2 categories"):
+        embedded._sets([f"x={both}:part"])
     with pytest.raises(ValueError, match="no data"):
         command.collect([])
     with pytest.raises(SystemExit, match="0"):

@@ -14,7 +14,7 @@ import pandas as pd
 from .checks import check, first_lines, listed
 from .images import DataError
 from .layouts import DATASETS
-from .layouts.kit import Layout, Problem, Row
+from .layouts.kit import Layout, Problem, Row, in_order
 from .layouts.procedural import planned
 from .roots import draw, find, indent, own_root
 from .sampling import subset
@@ -118,10 +118,45 @@ def index(
     return table if limit is None else subset(table, limit, seed)
 
 
+def own_categories(
+    texts: Iterable[str], limit: int | None = None, seed: int = 0
+) -> list[pd.DataFrame]:
+    """Index own folders as a command line names them, one category each.
+
+    Parameters
+    ----------
+    texts : CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie
+    limit, seed : as in :func:`index`
+
+    Raises
+    ------
+    ValueError for a text of another form, a folder that holds several categories, or a category
+    that is named twice.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for text in texts:
+        category, _, rest = text.partition("=")
+        root, _, noun = rest.rpartition(":")
+        if not (category and root and noun):
+            raise ValueError(
+                f"a folder is CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie, found {text!r}"
+            )
+        if category in found:
+            raise ValueError(f"category {category!r} is named twice: give each folder its own")
+        own = index("folder", root=root, limit=limit, seed=seed)
+        if len(there := list(dict.fromkeys(own["category"]))) > 1:
+            raise ValueError(
+                f"{root} holds {len(there)} categories, {', '.join(there)}, which would be mixed "
+                f"in one: name each, e.g. {there[0]}={root}/{there[0]}:{noun}"
+            )
+        found[category] = own.assign(category=category, object_name=noun)
+    return list(found.values())
+
+
 def _table(layout: Layout, rows: list[Row], words: Mapping[str, str]) -> pd.DataFrame:
     """Return the rows as a table, sorted; ``words`` come before the data set's own words."""
     records = []
-    for row in sorted(rows, key=lambda row: (row.category, row.split, row.image)):
+    for row in sorted(rows, key=lambda row: (row.category, row.split, in_order(row.image))):
         noun = words.get(row.category) or row.noun or layout.words.get(row.category)
         about = (layout.name, row.category, row.split, row.label, row.defect)
         files = (str(row.image), str(row.mask) if row.mask else None)

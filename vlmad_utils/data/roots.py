@@ -61,8 +61,8 @@ def find(name: str, root: str | Path | None, families: list[str] | None) -> Path
     Parameters
     ----------
     name : key of ``DATASETS``
-    root : the folder itself, or one that holds it under a usual name; None to look in VLMAD_DATA
-        and where the project keeps its own
+    root : a folder that holds it under a usual name, else the folder itself; None to look in
+        VLMAD_DATA and where the project keeps its own
     families : of the procedural set, to be checked when it is not drawn yet
 
     Raises
@@ -129,8 +129,9 @@ def indent(text: str) -> str:
 def _places(layout: Layout, root: str | Path | None) -> list[Path]:
     """Return the folders where a data set may be, first choice first."""
     home = root or os.environ.get("VLMAD_DATA")
-    places = [paths.user_folder(root)] if root else []
-    places += [paths.user_folder(home) / folder for folder in layout.folders] if home else []
+    places = [paths.user_folder(home) / folder for folder in layout.folders] if home else []
+    # last: any folder of data sets looks like one in MVTec AD's form
+    places += [paths.user_folder(root)] if root else []
     if not root and layout.name in ("elpv", "textile", "procedural"):
         places.append(own_root(layout.name))
     return [Path(os.path.abspath(place)) for place in places]

@@ -16,6 +16,7 @@ import joblib
 import pandas as pd
 
 from .. import data, models
+from ..data.index import own_categories
 from . import registry, run, summarise
 
 
@@ -32,18 +33,11 @@ def collect(
 
     Raises
     ------
-    ValueError for a folder text of another form, or when nothing is named.
+    ValueError for a folder text of another form, a folder of several categories, or when nothing
+    is named.
     """
     found = [data.index(name, limit=limit, seed=seed) for name in names]
-    for text in folders:
-        category, equals, rest = text.partition("=")
-        root, colon, noun = rest.rpartition(":")
-        if not (category and equals and colon and root and noun):
-            raise ValueError(
-                f"a folder is CATEGORY=ROOT:OBJECT, e.g. cookie=sets/cookie:cookie, found {text!r}"
-            )
-        own = data.index("folder", root=root, limit=limit, seed=seed)
-        found.append(own.assign(category=category, object_name=noun))
+    found += own_categories(folders, limit, seed)
     if not found:
         raise ValueError("no data were named: give --data or --folder")
     return pd.concat(found, ignore_index=True)

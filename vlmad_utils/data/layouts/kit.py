@@ -8,7 +8,7 @@ instead of stopping.
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +69,11 @@ class Layout:
     usual: Callable[[set[str]], set[str]] = set
 
 
+def in_order(path: PurePath) -> tuple[str, ...]:
+    """Return a key that sorts paths alike on every system; on Windows paths ignore case."""
+    return path.parts
+
+
 def _entries(folder: Path | None, fits: Callable[[Path], bool]) -> list[Path]:
     """Return what fits directly in a folder, sorted; nothing if there is no folder.
 
@@ -77,7 +82,8 @@ def _entries(folder: Path | None, fits: Callable[[Path], bool]) -> list[Path]:
     try:
         if folder is None or not Path(folder).is_dir():
             return []
-        return sorted(p for p in Path(folder).iterdir() if not p.name.startswith(".") and fits(p))
+        found = (p for p in Path(folder).iterdir() if not p.name.startswith(".") and fits(p))
+        return sorted(found, key=in_order)
     except PermissionError as error:
         advice = "get it (chmod u+rx), or move the folder away"
         raise DataError(f"{error.filename}: no right to look into it; {advice}") from None
@@ -229,7 +235,8 @@ def reserve(rows: list[Row]) -> list[Row]:
     """
     kept = set()
     for category in sorted({row.category for row in rows}):
-        normals = sorted(row.image for row in rows if row.category == category and row.label == 0)
+        normals = [row.image for row in rows if row.category == category and row.label == 0]
+        normals.sort(key=in_order)
         order = np.random.default_rng([0, zlib.crc32(category.encode())]).permutation(len(normals))
         kept |= {normals[i] for i in order[: min(REFERENCES, len(normals) // 2)]}
     return [row._replace(split="train" if row.image in kept else "test") for row in rows]
