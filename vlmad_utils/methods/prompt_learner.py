@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..models.text_towers import BertText, OpenClipText, overwritten
+from ..models.text_towers import TextTower, overwritten
 from .training import load_checkpoint, official_weights, save_checkpoint
 
-TextTower = OpenClipText | BertText
 ENDINGS = ("object.", "damaged object.")
 
 

@@ -136,7 +136,11 @@ def _prepared(
     progress: bool,
 ) -> list[Task]:
     """Encode the words and images of the cells that are missing; return what each is made of."""
-    requests = {j.texts: (j.object_name, j.method.ensemble) for j in todo if j.texts is not None}
+    requests = {
+        job.texts: (job.object_name, job.method.ensemble)
+        for job in todo
+        if job.texts is not None and job.method.ensemble is not None
+    }
     text = prompts.prototype_table(model, requests, store=store) if requests else {}
     kept = store if keep_features else None
     test = _encoded(model, images.test, {job: job.rows for job in todo}, kept, progress)
@@ -146,7 +150,7 @@ def _prepared(
             replace(job.method, backbone=None),
             test[job.key],
             bank.get(job.key),
-            text.get(job.texts),
+            None if job.texts is None else text[job.texts],
             None if folder is None else cell_path(folder, job.key),
         )
         for job in todo

@@ -14,7 +14,7 @@ import torch
 from ..features import Features
 from ..methods import Scores, anomalyclip, april_gan, clip_ac, memory_bank, winclip
 from ..methods.memory_bank import DistanceCache
-from ..models import Backbone
+from ..models import Backbone, OpenClip
 from . import trained_elsewhere
 from .method import Last, Method, digest
 
@@ -205,4 +205,4 @@ def bank_blocks(model: Backbone) -> tuple[int, ...]:
 
 def _view(model: Backbone) -> Backbone:
     """Return the model as AnomalyCLIP reads it."""
-    return anomalyclip.DPAM(model) if model.is_clip else model
+    return anomalyclip.DPAM(model) if isinstance(model, OpenClip) else model
