@@ -224,5 +224,6 @@ def load_embedded(
     folder : of trained heads, default the shipped ones
     """
     heads, _ = load_heads(folder)
+    tower = dinov2.load_tower()
     sentences = MiniLM(fetch.fetch(["minilm"])["minilm"], device)
-    return Embedded(dinov2.load_tower(), sentences, heads, image_size, device, precision)
+    return Embedded(tower, sentences, heads, image_size, device, precision)
