@@ -19,7 +19,7 @@ PROCESSES = 3  # in which a memory is measured: what the system keeps for a proc
 Row = dict[str, Any]
 
 
-def in_turn(rounds: int, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
+def in_turn(rounds: int, warm_up: int = 1, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
     """Time calls in turn: each round times every call once.
 
     So other work on the machine hits all of them alike, and a ratio can be formed in each round.
@@ -27,7 +27,8 @@ def in_turn(rounds: int, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    rounds : that count; one more before them does not
+    rounds : that count
+    warm_up : rounds before them that do not
     calls : functions without arguments
 
     Returns
@@ -35,7 +36,7 @@ def in_turn(rounds: int, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
     {name: (rounds,) float64 seconds}
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(-1, rounds):
+    for number in range(-warm_up, rounds):
         for name, call in calls.items():
             began = time.perf_counter()
             call()

@@ -4,6 +4,7 @@ Only the text of the modules is read (ast), so the page needs no library and no 
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,7 @@ def names(tree: ast.Module, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def imports() -> dict[str, set[str]]:
     """Return {module: modules of the repository that it imports}."""
     known, found = modules(), {}
@@ -69,6 +71,7 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
+@functools.cache
 def libraries() -> dict[str, set[str]]:
     """Return {room: top names of all libraries that its modules import}."""
     found: dict[str, set[str]] = {}

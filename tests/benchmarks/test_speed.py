@@ -32,6 +32,7 @@ def test_alternatives_are_timed_in_turn_and_the_first_round_does_not_count(monke
     )
 
 
+@pytest.mark.slow
 def test_memory_is_what_comes_on_top_in_a_process_of_its_own():
     mine = np.ones(300 * 2**20, np.uint8)  # of the parent: must not count
     seconds, memory = timing.in_fresh_process(functools.partial, np.ones, 50 * 2**20, np.uint8)
@@ -66,6 +67,7 @@ def here(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_part_gives_rows_that_can_be_told_apart(here, capsys):
     table = speed.main(["--quick"])
     assert set(table["part"].str.split(",").str[0]) == {"windows", "scoring", "study", "growth"}

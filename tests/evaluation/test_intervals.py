@@ -248,6 +248,7 @@ def test_wrong_input_is_an_error():
             b.pixel_bootstrap(**dict(maps=maps, masks=masks) | change)
 
 
+@pytest.mark.slow
 def test_two_hundred_maps_take_seconds():
     maps, masks = pictures(size=256, images=200, normal=60)
     began = time.process_time()

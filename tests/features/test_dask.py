@@ -16,7 +16,6 @@ from fixtures import tiny, trees
 
 from vlmad_utils import data, features, study
 from vlmad_utils.methods import april_gan
-from vlmad_utils.models import prompts
 from vlmad_utils.study import registry
 
 pytestmark = [  # slow: workers import the package and are killed
@@ -174,7 +173,6 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(
 @pytest.fixture(scope="module")
 def serial(index, methods, tmp_path_factory):
     store = tmp_path_factory.mktemp("serial")
-    getattr(prompts, "_CACHE", {}).clear()  # else words that this process knows are not stored
     return study.run(tiny.model(), index, methods, store=store, **GRID), contents(store)
 
 
@@ -188,7 +186,6 @@ def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(
 ):
     """Compare every file of the store, features and cells, and every row."""
     model = tiny.model()
-    getattr(prompts, "_CACHE", {}).clear()
     if kill == "v1":  # a pause in each forward pass, so that the kill comes in mid-run
         embed = model.embed
         monkeypatch.setattr(model, "embed", lambda pixels: (time.sleep(0.1), embed(pixels))[1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from embedded_model import captions, training
+from embedded_model import captions
 from vlmad_procedural import generate
 from vlmad_utils import models, paths
 from vlmad_utils.models import dinov2, embedded, prompts
@@ -23,6 +23,7 @@ def model():
     return models.load("embedded")
 
 
+@pytest.mark.slow
 @fetched
 def test_conversion_is_exact_against_the_onnx_graph():
     """Same position table in, same tokens out.
@@ -134,109 +135,6 @@ def test_shipped_heads_are_small_hashed_and_carded(tmp_path):
         embedded.load_heads(tmp_path)
     with pytest.raises(FileNotFoundError, match="make embedded"):
         embedded.load_heads(tmp_path / "none")
-
-
-def test_training_never_sees_what_evaluates():
-    rows = training.plan(204, seed=5)
-    assert {generate.FAMILIES[f].role for f in rows.family} == {"train"}
-    assert {generate.DEFECT_TYPES[d].role for d in rows.defect if d != "good"} == {"train"}
-    assert (rows.defect[1::2] == "good").all() and (
-        rows.family[::2].to_numpy() == rows.family[1::2].to_numpy()
-    ).all()
-    assert rows.equals(training.plan(204, seed=5))
-    words = " ".join(
-        [
-            *captions.NORMAL_STATES,
-            *captions.ANOMALOUS_STATES,
-            *(
-                p
-                for d, k in generate.DEFECT_TYPES.items()
-                if k.role == "train"
-                for p in captions.defect_phrases(d)
-            ),
-        ]
-    )
-    assert not any(word in words for word in ("pristine", "ruined", "marred"))
-
-
-def test_style_shift_moves_all_patches_of_an_image_alike():
-    torch.manual_seed(0)
-    x = torch.randn(8, 5, 6)
-    moved = training.shift_style(x, 1.0) - x
-    assert moved.abs().max() > 0.1
-    assert torch.allclose(
-        moved[:, 1:], moved[:, 1:2].expand(-1, 4, -1), atol=1e-6
-    )  # every patch alike
-    assert torch.equal(training.shift_style(x, 0.0), x)
-
-
-def test_batches_mix_sizes_and_keep_pairs_together():
-    found = training.batches_of([20, 10], 4, np.random.default_rng(0))
-    assert [sum(n == number for n, _ in found) for number in (0, 1)] == [5, 2]
-    assert all((ix[::2] + 1 == ix[1::2]).all() and (ix[::2] % 2 == 0).all() for _, ix in found)
-    assert sorted(np.concatenate([ix for n, ix in found if n == 0])) == list(range(20))
-    assert [n for n, _ in found] != sorted(n for n, _ in found)
-
-
-class FakeBank:
-    """Random sentence embeddings instead of MiniLM's."""
-
-    def __init__(self):
-        self.defects = ["crack", "cut"]
-        self.nouns = {f: np.array([0]) for f in (*generate.FAMILIES, "object", "other")}
-        self.states = {
-            k: np.arange(4) + 10 * i for i, k in enumerate(["good", "bad", *generate.DEFECT_TYPES])
-        }
-        self.table = F.normalize(
-            torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=-1
-        )
-
-    def __call__(self, noun, state, rng):
-        return self.table[torch.as_tensor(np.asarray(noun) + np.asarray(state))]
-
-
-def test_fit_learns_repeats_and_continues_after_an_interruption(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    rows = training.plan(32, seed=1)
-    rows.loc[rows.defect != "good", "defect"] = "crack"
-    coverage = torch.zeros(32, 16)
-    coverage[::2, :3] = 1.0
-    x = torch.randn(32, 17, 1152, generator=generator)
-    x[::2, 1:4] += 1.5  # faulty patches look different
-    larger = torch.cat([x, x[:, 1:]], 1)[:16]  # a second image size, with more patches
-    groups = [(rows, x, coverage), (rows[:16], larger, torch.cat([coverage, coverage], 1)[:16])]
-    recipe = {**training.RECIPE, "epochs": 4, "batch_size": 16}
-    said = []
-
-    def run(checkpoint=None, epochs=4):
-        return training.fit(
-            groups,
-            FakeBank(),
-            {**recipe, "epochs": epochs},
-            seed=3,
-            checkpoint=checkpoint,
-            report=lambda *a, **k: said.append(a[0]),
-        )
-
-    whole = run().state_dict()
-    assert all(torch.equal(whole[k], v) for k, v in run().state_dict().items())
-    first, last = (float(line.split("patch_focal ")[1].split()[0]) for line in (said[0], said[3]))
-    assert last < first
-
-    class Stop(Exception):
-        pass
-
-    def stop_after_two(*a, **k):
-        said.append(a[0])
-        if "epoch 3/4" in a[0]:
-            raise Stop
-
-    with pytest.raises(Stop):
-        training.fit(
-            groups, FakeBank(), recipe, seed=3, checkpoint=tmp_path / "c.pt", report=stop_after_two
-        )
-    resumed = run(tmp_path / "c.pt").state_dict()
-    assert all(torch.allclose(whole[k], v, atol=1e-6) for k, v in resumed.items())
 
 
 @fetched

@@ -226,7 +226,9 @@ def embedded():
     return models.load("embedded", device="cpu")
 
 
-@pytest.mark.parametrize("make", [model, custom_text, embedded])
+@pytest.mark.parametrize(
+    "make", [model, custom_text, pytest.param(embedded, marks=pytest.mark.slow)]
+)
 def test_a_row_depends_on_its_prompt_only(make, threads):
     """Bit for bit: not on the prompts asked with it, their order, or the number of cores."""
     backbone, rng = make(), random.Random(0)

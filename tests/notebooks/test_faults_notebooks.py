@@ -47,21 +47,25 @@ def used(tmp_path_factory):
     return seen
 
 
+@pytest.mark.slow
 def test_works_from_any_folder_without_home_and_display(used):
     assert used["rows"] == 7 and used["absolute"]
     assert used["after"]  # the index is good after another change of the folder
     assert used["backend"].lower() == "agg" and used["figure"] is None
 
 
+@pytest.mark.slow
 def test_opens_no_port_and_connects_to_nothing(used):
     assert used["opened"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["features.encode", "data.check", "training.fit", "study.run"])
 def test_bars_are_off_when_tqdm_is_disabled(used, call):
     assert used["bars"][call] == ""
 
 
+@pytest.mark.slow
 @cases(
     (
         "the feature store",
@@ -84,6 +88,7 @@ def test_a_read_only_checkout_is_named(used, case):
     assert re.search(words, used["locked"][name] or "nothing was raised")
 
 
+@pytest.mark.slow
 @cases(("a table", "VLMAD_RESULTS"), ("a figure", "out="), named=True)
 def test_a_read_only_checkout_gives_advice_for_results(used, case):
     name, advice = case

@@ -160,6 +160,7 @@ def test_a_broken_run_goes_on_and_only_new_cells_are_scored(index, methods, tmp_
     assert len(calls) == 19 + 8
 
 
+@pytest.mark.slow
 def test_order_of_rows_categories_and_workers_changes_nothing(index, methods, tmp_path):
     def rows(images, store=None):
         found = grid(images, methods[-1:], store).rows

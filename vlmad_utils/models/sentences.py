@@ -34,14 +34,14 @@ class MiniLM:
 
     @functools.cached_property
     def tokenizer(self) -> Any:
-        """transformers' tokenizer."""
+        """Load transformers' tokenizer."""
         from transformers import AutoTokenizer  # slow to import, needed only here
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     @functools.cached_property
     def bert(self) -> Any:
-        """transformers' BertModel, frozen."""
+        """Load transformers' BertModel, frozen."""
         from transformers import AutoModel
         from transformers.utils import logging
 
