@@ -19,7 +19,7 @@ PROCESSES = 3  # in which a memory is measured: what the system keeps for a proc
 Row = dict[str, Any]
 
 
-def in_turn(rounds: int, warm_up: int = 1, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
+def in_turn(rounds: int, warm_up: int = 1, /, **calls: Callable[[], Any]) -> dict[str, np.ndarray]:
     """Time calls in turn: each round times every call once.
 
     So other work on the machine hits all of them alike, and a ratio can be formed in each round.

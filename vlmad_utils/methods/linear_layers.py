@@ -29,7 +29,7 @@ class LinearLayers(nn.Module):
         super().__init__()
         self.blocks, self.width, self.dim = tuple(int(b) for b in blocks), int(width), int(dim)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # manual_seed would reseed GPUs
             self.fc = nn.ModuleList([nn.Linear(self.width, self.dim) for _ in self.blocks])
 
     def forward(self, tokens: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:

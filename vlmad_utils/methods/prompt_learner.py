@@ -27,7 +27,8 @@ class PromptLearner(nn.Module):
 
     Raises
     ------
-    ValueError when the tokenizer does not give one token per placeholder.
+    ValueError when the tokenizer does not give one token per placeholder, or deep tokens would
+    overwrite the words.
 
     Source: AnomalyCLIP, object-agnostic text prompts; refinement of the textual space.
     """
@@ -59,9 +60,13 @@ class PromptLearner(nn.Module):
             return nn.Parameter(torch.randn(*shape, generator=rng).mul(0.02).to(self.fixed.device))
 
         self.vectors = parameter(2, n_vectors, width)
-        self.deep = nn.ParameterList(
-            parameter(length, width) for _ in range(min(depth, len(tower.blocks)) - 1)
-        )
+        n_deep = min(depth, len(tower.blocks)) - 1
+        if n_deep > 0 and length > n_vectors:
+            raise ValueError(
+                f"length={length} tokens in the tower would overwrite more than the "
+                f"n_vectors={n_vectors} free vectors: expected length <= n_vectors, or depth=1."
+            )
+        self.deep = nn.ParameterList(parameter(length, width) for _ in range(n_deep))
 
     def forward(self) -> torch.Tensor:
         """Return (2, D), unit length, row 0 normal, row 1 anomalous; differentiable."""

@@ -1,6 +1,7 @@
 """What APRIL-GAN and AnomalyCLIP share when they train: losses, one loop, checkpoints."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,15 @@ def official_weights(path: Path | str, method: str, key: str, member: str) -> We
 
     Raises
     ------
-    ValueError when the file has no such key, or no ``member`` in it.
+    ValueError when the file is damaged or more than weights, or has no such key or ``member``.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, IndexError) as error:  # torch advises to open it
+        raise ValueError(
+            f"{Path(path).name} is damaged, or holds more than weights and could run any code: it "
+            f"was not opened. Expected a checkpoint of {method}'s official code."
+        ) from error
     weights = state.get(key) if isinstance(state, dict) else None
     if not isinstance(weights, dict) or member not in weights:
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__

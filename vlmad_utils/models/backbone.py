@@ -9,7 +9,7 @@ towers.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .cores import on_all_cores
+from .cores import no_autocast, on_all_cores
 from .onednn import OneDNN
 from .windows import Window, window_indices, window_spec
 
@@ -172,7 +172,13 @@ class Backbone(ABC):
         """
         self.check_request(blocks, windows)
         needed = {b for b in blocks if isinstance(b, (int, np.integer))} | set(self.head_blocks)
-        with OneDNN():
+        expected = (3, *self.image_size)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+            raise ValueError(
+                f"{self.name} encodes pixels (B, {', '.join(map(str, expected))}) from preprocess, "
+                f"found {tuple(pixels.shape)}."
+            )
+        with no_autocast(self.device), OneDNN():  # a caller's would change what is stored
             start = self.embed(pixels.to(self.device, non_blocking=True))
             with self.half_products():
                 last, taken = self.run(start, sorted(needed))
@@ -202,7 +208,8 @@ class Backbone(ABC):
 
         def embed(windows: Tensor) -> Tensor:  # their numbers, those of the first image first
             image = (windows // len(rows))[:, None]
-            with torch.inference_mode(), OneDNN():  # both are set per thread
+            # all three are set per thread
+            with torch.inference_mode(), no_autocast(self.device), OneDNN():
                 with self.half_products():
                     last, taken = self.run_windows(shared, image, rows[windows % len(rows)])
                 return self.image_head(last, taken)
@@ -265,7 +272,7 @@ class Backbone(ABC):
         What enters as float32, as the residual stream does, stays so.
         """
         if self.precision == "fp32":
-            return nullcontext()
+            return no_autocast(self.device)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         return torch.autocast(torch.device(self.device).type, half)
 

@@ -32,3 +32,8 @@ def on_all_cores(
             return list(pool.map(function, parts))
     finally:
         torch.set_num_threads(n)  # the workers' setting would hold for later threads, too
+
+
+def no_autocast(device: torch.device | str) -> torch.autocast:
+    """Return the context in which a caller's autocast does not hold."""
+    return torch.autocast(torch.device(device).type, enabled=False)

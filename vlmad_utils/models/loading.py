@@ -76,6 +76,11 @@ def load(
     """
     device, precision = choose_device(device, precision)
     if name == "embedded":
+        if pretrained is not None or quick_gelu is not None:
+            raise ValueError(
+                f"the embedded model has one set of weights: pretrained={pretrained!r} and "
+                f"quick_gelu={quick_gelu!r} are for open_clip's models."
+            )
         return embedded.load_embedded(image_size, device, precision)
     pretrained = _checked(name, pretrained, image_size)
     random = pretrained == "random"
@@ -88,7 +93,7 @@ def load(
         )
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # manual_seed would reseed a caller's GPUs
             model: Any = open_clip.create_model(
                 name,
                 pretrained=None if random else pretrained,
@@ -107,7 +112,7 @@ def load(
     except Exception as error:  # of many types: anything but a network error is passed on
         if not _is_network_error(error):
             raise
-        first_line = str(error).splitlines()[0][:120]
+        first_line = (str(error).splitlines() or ["no message"])[0][:120]
         raise ConnectionError(
             f"The weights of {name}/{pretrained} could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}: {first_line}). Offline: copy the checkpoint from a machine "

@@ -33,11 +33,15 @@ def _operation() -> Any:
 _ONEDNN = _operation()
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """Do what ``torch.nn.functional.linear`` does: (..., C), (M, C), (M,) or None -> (..., M).
 
     By oneDNN for float32 on a CPU where no gradient is needed, else by PyTorch's own product.
     """
+    x = input  # PyTorch's name, since calls may use it
+    given = (x, weight) if bias is None else (x, weight, bias)
     if (
         _ONEDNN
         and torch.backends.mkldnn.enabled
@@ -48,7 +52,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         and x.numel()
         and weight.numel()
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and weight.ndim == 2
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
     ):
         return _ONEDNN(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

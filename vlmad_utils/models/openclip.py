@@ -61,6 +61,9 @@ class OpenClip(Backbone):
         self._set_fingerprint(
             [model.state_dict()],
             name=name,
+            architecture=repr(model),
+            heads=[getattr(block.attn, "num_heads", None) for block in blocks],
+            tokenizer=type(tokenizer).__name__,
             size=self.image_size,
             mean=self.mean,
             std=self.std,

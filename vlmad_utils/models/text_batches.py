@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .cores import on_all_cores
+from .cores import no_autocast, on_all_cores
 from .onednn import OneDNN
 
 BATCH = 8  # a batch with fewer sequences repeats the last one
@@ -42,7 +42,8 @@ def encode_alike(
 
     def run(part: list[int]) -> torch.Tensor:
         filled = [sequences[i] for i in part] + [sequences[part[-1]]] * (BATCH - len(part))
-        with torch.inference_mode(), OneDNN():  # both are set per thread
+        # all three are set per thread
+        with torch.inference_mode(), no_autocast(device), OneDNN():
             return encode(torch.tensor(filled, device=device)).float().cpu()[: len(part)]
 
     rows = on_all_cores(run, parts, torch.device(device), least=1)

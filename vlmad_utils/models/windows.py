@@ -46,10 +46,19 @@ def window_indices(
     (W, k * k) int64: row w lists the row-major patch numbers (from 0, CLS not counted) of window w;
     windows are row-major over their top-left corner
 
+    Raises
+    ------
+    ValueError for a window that is larger than the grid, or a stride that leaves patches out.
+
     Source: WinCLIP section 4.2; 15 x 15 patches give 196 windows of 2 x 2 and 169 of 3 x 3.
     """
     k, step = window_spec(window)
-    step = stride or step
+    step = step if stride is None else stride
+    if not (k <= min(grid) and 1 <= step <= k):
+        raise ValueError(
+            f"a window of {k} x {k} patches at every {step}. place does not cover a grid of "
+            f"{grid}: expected a side of 1 to {min(grid)}, and a stride of 1 to the side"
+        )
     tops, lefts = (sorted({*range(0, side - k + 1, step), side - k}) for side in grid)
     corners = torch.tensor(list(itertools.product(tops, lefts)))
     inside = torch.cartesian_prod(torch.arange(k), torch.arange(k)).reshape(-1, 2)
