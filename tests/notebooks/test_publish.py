@@ -9,21 +9,16 @@ def stream(text, name="stderr"):
     return new_output("stream", name=name, text=text)
 
 
-def test_tidy_keeps_the_last_state_of_a_progress_bar_that_came_in_pieces():
-    pieces = [
-        stream("\r  0%|  | 0/2"),
-        stream("\r 50%|# | 1/2"),
-        stream("\r100%|##| 2/2"),
-        stream("\n"),
+def test_tidy_drops_progress_bars_and_keeps_what_is_said_in_one_piece():
+    bar = [stream(text) for text in ("\r  0%|  | 0/2", "\r 50%|# | 1/2", "\r100%|##| 2/2", "\n")]
+    said = [stream("done\n", "stdout"), stream("more\n", "stdout")]
+    cells = [
+        new_code_cell("work()", outputs=[*bar, *said]),
+        new_code_cell("warn()", outputs=[stream("UserWarning: 5% of all|none\n")]),
     ]
-    cell = new_code_cell(
-        "work()", outputs=[*pieces, stream("done\n", "stdout"), stream("more\n", "stdout")]
-    )
-    outputs = book.tidy(new_notebook(cells=[cell])).cells[0].outputs
-    assert [(o.name, o.text) for o in outputs] == [
-        ("stderr", "100%|##| 2/2\n"),
-        ("stdout", "done\nmore\n"),
-    ]
+    tidied = book.tidy(new_notebook(cells=cells))
+    assert [(o.name, o.text) for o in tidied.cells[0].outputs] == [("stdout", "done\nmore\n")]
+    assert len(tidied.cells[1].outputs) == 1
 
 
 def test_tidy_keeps_other_outputs_and_their_order():
