@@ -178,7 +178,7 @@ def train(
 
     Source: official train.py: Adam, lr 1e-3, betas (0.5, 0.999), batch 8, 15 epochs.
     """
-    masks, classes = torch.as_tensor(masks), torch.as_tensor(np.array(labels)).long()
+    masks, classes = torch.as_tensor(masks), torch.as_tensor(np.asarray(labels).copy()).long()
     n = len(features)
     if not len(masks) == len(classes) == n:
         raise ValueError(
