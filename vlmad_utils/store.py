@@ -11,6 +11,7 @@ import json
 import uuid
 import warnings
 import zlib
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,6 +90,18 @@ class DiskStore:
                 raise self._not_writable(error) from error
         except OSError as error:
             raise self._not_writable(error) from error
+
+    def put_rows(self, kind: str, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Write rows (n, ...), one a key."""
+        for key, row in zip(keys, rows, strict=True):
+            self.put(kind, key, row)
+
+    def lacking(self, kind: str, keys: Iterable[str]) -> list[str]:
+        """Return the keys that are not there."""
+        return [key for key in keys if not self.has(kind, key)]
+
+    def seal(self) -> None:
+        """Bundle what was written; nothing to do in this layout."""
 
     def _holds(self, kind: str, key: str, array: np.ndarray) -> bool:
         """Return whether an array with the same bytes is there."""
@@ -170,6 +183,18 @@ class MemoryStore:
     def put(self, kind: str, key: str, array: np.ndarray) -> None:
         """Keep an array; it is not copied."""
         self.arrays[kind, key] = array
+
+    def put_rows(self, kind: str, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Keep rows (n, ...), one a key."""
+        for key, row in zip(keys, rows, strict=True):
+            self.put(kind, key, row)
+
+    def lacking(self, kind: str, keys: Iterable[str]) -> list[str]:
+        """Return the keys that are not there."""
+        return [key for key in keys if not self.has(kind, key)]
+
+    def seal(self) -> None:
+        """Do nothing: memory needs no bundling."""
 
     def get(self, kind: str, key: str) -> np.ndarray | None:
         """Return the array, or None where there is none."""
