@@ -100,6 +100,16 @@ class DiskStore:
         """Return the keys that are not there."""
         return [key for key in keys if not self.has(kind, key)]
 
+    def read(self, kind: str, keys: Sequence[str], out: np.ndarray) -> list[int]:
+        """Fill ``out`` (n, ...), float32 or the type that is stored; return missing positions.
+
+        Raises
+        ------
+        ValueError for an array whose shape is not that of a row of ``out``; StoreError where the
+        store cannot be read.
+        """
+        return _read(self, kind, keys, out)
+
     def seal(self) -> None:
         """Bundle what was written; nothing to do in this layout."""
 
@@ -193,12 +203,38 @@ class MemoryStore:
         """Return the keys that are not there."""
         return [key for key in keys if not self.has(kind, key)]
 
+    def read(self, kind: str, keys: Sequence[str], out: np.ndarray) -> list[int]:
+        """Fill ``out`` (n, ...), float32 or the type that is kept; return missing positions.
+
+        Raises
+        ------
+        ValueError for an array whose shape is not that of a row of ``out``.
+        """
+        return _read(self, kind, keys, out)
+
     def seal(self) -> None:
         """Do nothing: memory needs no bundling."""
 
     def get(self, kind: str, key: str) -> np.ndarray | None:
         """Return the array, or None where there is none."""
         return self.arrays.get((kind, key))
+
+
+def _read(
+    store: "DiskStore | MemoryStore", kind: str, keys: Sequence[str], out: np.ndarray
+) -> list[int]:
+    missing = []
+    for i, key in enumerate(keys):
+        array = store.get(kind, key)
+        if array is None:
+            missing.append(i)
+        elif array.shape != out.shape[1:]:
+            raise ValueError(
+                f"{kind} of image {key} has shape {array.shape}, expected {out.shape[1:]}"
+            )
+        else:
+            out[i] = array
+    return missing
 
 
 Store = DiskStore | MemoryStore

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..store import Store
-from .kinds import parsed
+from .kinds import parsed, stored_type
 
 Rows = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | torch.Tensor | pd.Series
 Tokens = Mapping[int | str, torch.Tensor]  # by block, or by window
@@ -38,6 +38,7 @@ class Features:
     index : DataFrame, row i describes image i (None when arrays were encoded)
     store, keys : where the arrays are, and the content hash of each image
     shapes : {kind: shape of the array of one image}
+    device : where arrays are put when they are read; see :meth:`to`
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Features:
         self.store, self.keys, self.index = store, list(keys), index
         self.grid: tuple[int, int] = (grid[0], grid[1])
         self.shapes = dict(shapes)
+        self.device = torch.device("cpu")
         self._recompute = recompute  # encodes again what the store has lost
 
     @property
@@ -75,10 +77,18 @@ class Features:
         picked = np.arange(len(self))[_selection(rows)]
         keys = [self.keys[i] for i in picked]
         index = None if self.index is None else self.index.iloc[picked].reset_index(drop=True)
-        return Features(self.store, keys, self.grid, self.shapes, index, self._recompute)
+        found = Features(self.store, keys, self.grid, self.shapes, index, self._recompute)
+        found.device = self.device
+        return found
+
+    def to(self, device: str | torch.device) -> "Features":
+        """Return the same features, read as tensors on another device."""
+        found = self[:]
+        found.device = torch.device(device)
+        return found
 
     def read(self, kind: str) -> torch.Tensor:
-        """Return the arrays of one kind, stacked: (B, ...) float32.
+        """Return the arrays of one kind, stacked: (B, ...) float32 on ``device``.
 
         Raises
         ------
@@ -90,30 +100,39 @@ class Features:
                 f"{kind!r} was not encoded; found {', '.join(self.kinds)}. Call features.encode "
                 "again with blocks=, windows= or patches=True: only the difference is computed."
             )
-        # memory of torch is aligned: products give the same last bit wherever it lies. Each array
-        # goes straight to its place, so there is no second set in memory.
-        shape = (len(self), *self.shapes[kind])
-        stacked = torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the defaults
-        for i, key in enumerate(self.keys):
-            array = self._array(kind, key)
-            if array.shape != self.shapes[kind]:
-                raise ValueError(
-                    f"{kind} of image {key} has shape {array.shape}, expected {self.shapes[kind]}: "
-                    "the attributes of the backbone do not fit what it gives."
-                )
-            stacked.numpy()[i] = array
-        return stacked
+        # memory of torch is aligned: products give the same last bit wherever it lies. The rows
+        # go straight to their place, so there is no second set in memory.
+        shape, fast = (len(self), *self.shapes[kind]), self.device.type == "cuda"
+        if not fast:
+            rows = torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the defaults
+            self._fill(kind, rows.numpy())
+            return rows.to(self.device)
+        # half of the bytes go to the GPU, out of memory that it can copy by itself
+        host = torch.empty(
+            shape,
+            dtype=torch.float32 if stored_type(kind) == np.float32 else torch.float16,
+            device="cpu",
+            pin_memory=torch.cuda.is_available(),
+        )
+        self._fill(kind, host.numpy())
+        return host.to(self.device, non_blocking=True).float()
 
-    def _array(self, kind: str, key: str) -> np.ndarray:
-        array = self.store.get(kind, key)
-        if array is None and self._recompute is not None:  # damaged or deleted since it was encoded
-            self._recompute()
-            array = self.store.get(kind, key)
-        if array is None:
+    def _fill(self, kind: str, rows: np.ndarray) -> None:
+        """Read the rows (B, ...) of a kind; what was damaged or deleted is encoded again."""
+        try:
+            missing = self.store.read(kind, self.keys, rows)
+            if missing and self._recompute is not None:
+                self._recompute()
+                missing = self.store.read(kind, self.keys, rows)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: the attributes of the backbone do not fit what it gives."
+            ) from error
+        if missing:
             raise FileNotFoundError(
-                f"{kind} of image {key} is gone from the feature store; call features.encode again."
+                f"{kind} of image {self.keys[missing[0]]} is gone from the feature store; "
+                "call features.encode again."
             )
-        return array
 
     @property
     def image(self) -> torch.Tensor:
@@ -186,6 +205,21 @@ class Arrays:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the arrays are."""
+        return self.image.device
+
+    def to(self, device: str | torch.device) -> "Arrays":
+        """Return the same arrays on another device; what is there already is not copied."""
+        return Arrays(
+            self.image.to(device),
+            self.grid,
+            None if self.patches is None else self.patches.to(device),
+            {block: x.to(device) for block, x in self.tokens.items()},
+            {k: x.to(device) for k, x in self.windows.items()},
+        )
 
     def __getitem__(self, rows: Rows) -> "Arrays":
         picked = _selection(rows)
