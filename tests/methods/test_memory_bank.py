@@ -53,12 +53,17 @@ def encoded(tokens, grid=(4, 5)):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 5), st.sampled_from([1, 7, 2**24]))
-def test_nearest_equals_scikit_learn_whatever_the_block(queries, size, k, budget):
+@given(
+    st.integers(1, 40),
+    st.integers(1, 60),
+    st.integers(1, 5),
+    st.sampled_from([(1, 1), (7, 1), (60, 8), (2**24, 256)]),
+)
+def test_nearest_equals_scikit_learn_whatever_the_block(queries, size, k, block):
     k = min(k, size)
     query, memory = draw(queries, 6, seed=queries), draw(size, 6, seed=size + 100)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "BUDGET", budget)
+        patch.setattr(neighbours, "BLOCK_CPU", block)
         distance, index = memory_bank.nearest(query, memory, k)
     expected, rows = NearestNeighbors(n_neighbors=k, metric="cosine").fit(memory).kneighbors(query)
     assert np.allclose(distance, expected, atol=1e-5)

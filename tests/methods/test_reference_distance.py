@@ -19,7 +19,7 @@ from vlmad_utils.methods import april_gan, memory_bank, neighbours, winclip
 class Counted:
     """Encoded images that log how many images each reading of their tokens takes."""
 
-    identity, grid = None, (4, 5)
+    identity, grid, device = None, (4, 5), torch.device("cpu")
 
     def __init__(self, array, log):
         self.array, self.log = array, log

@@ -29,6 +29,7 @@ from .scores import (
     Scores,
     anomaly_probability,
     batches,
+    beside,
     smooth,
     tensor,
     upsample,
@@ -88,7 +89,8 @@ def zero_shot(
     Source: AnomalyCLIP, training and inference; official test.py: softmax on the grid, **then**
     bilinear (the opposite of APRIL-GAN), then Gaussian.
     """
-    parts = []
+    image, parts = tensor(features.image), []
+    prototypes = beside(prototypes, image)
     for part in batches(features):
         layers = [anomaly_probability(x, prototypes, temperature) for x in _dense(part, blocks)]
         grids = reduce(torch.add, layers).unflatten(1, tuple(part.grid))
@@ -96,7 +98,7 @@ def zero_shot(
             grids = smooth(upsample(grids, size), sigma * min(size) / 518)
         parts.append(grids)
     return Scores(
-        anomaly_probability(features.image, prototypes, temperature),
+        anomaly_probability(image, prototypes, temperature),
         torch.cat(parts),
         "probability of the learned anomalous prompt",
         "trained elsewhere",
@@ -161,7 +163,8 @@ def train(
 
     Parameters
     ----------
-    tower : text tower, see :func:`text_tower`
+    tower : text tower, see :func:`text_tower`; prompts are learned on its device, to which each
+        batch goes
     features : encoded images as for :func:`zero_shot`, normal and anomalous, of another dataset
         than the tested one
     masks : (B, H, W) bool; labels : (B,), 1 anomalous
@@ -196,8 +199,8 @@ def train(
     def loss_of(rows: np.ndarray) -> torch.Tensor:
         part = features[rows]
         return glocal_loss(
-            tensor(part.image).to(device),
-            [x.to(device) for x in _dense(part, blocks)],
+            beside(part.image, learner.vectors),
+            [beside(x, learner.vectors) for x in _dense(part, blocks)],
             learner(),
             classes[rows].to(device),
             masks[rows].to(device),

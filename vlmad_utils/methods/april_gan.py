@@ -18,7 +18,16 @@ from .linear_layers import OFFICIAL_BLOCKS, LinearLayers, load, load_official, s
 from .memory_bank import top_mean
 from .mosaic import mosaic
 from .neighbours import DistanceCache, reference_distance
-from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches, tensor, upsample
+from .scores import (
+    ArrayLike,
+    Encoded,
+    Scores,
+    anomaly_probability,
+    batches,
+    beside,
+    tensor,
+    upsample,
+)
 from .training import dice_loss, fit, focal_loss
 
 __all__ = [
@@ -82,7 +91,7 @@ def zero_shot(
     features : encoded images with ``image`` (B, D) and ``tokens[b]`` (B, N, C) for the blocks of
         ``layers``
     prototypes : (2, D), from the "april-gan" ensemble
-    layers : trained on another dataset
+    layers : trained on another dataset; from elsewhere, a copy goes to the features' device
     size : (H, W) of the maps; the official code takes the input size (518, 518). None stays on the
         patch grid
     scale : 1 / temperature
@@ -101,13 +110,14 @@ def zero_shot(
     """
     if image_from not in ("image", "map"):
         raise ValueError(f"image_from is 'image' or 'map', found {image_from!r}.")
-    text, parts = tensor(prototypes), []
+    image = tensor(features.image)
+    text, layers, parts = beside(prototypes, image), layers.beside(image), []
     for part in batches(features):
         logits = [layer_logits(x, text, part.grid, scale) for x in layers.project(part)]
         parts.append(reduce(torch.add, [layer_map(x, size)[:, 1] for x in logits]))
     maps = torch.cat(parts)
     if image_from == "image":
-        image = anomaly_probability(features.image, prototypes, 1 / scale)
+        image = anomaly_probability(image, text, 1 / scale)
     else:
         image = top_mean(maps.flatten(1)) / len(layers.blocks)
     return Scores(
@@ -205,7 +215,7 @@ def train(
     scale: float = 100.0,
     progress: bool = True,
 ) -> tuple[LinearLayers, list[float]]:
-    """Train the linear layers from cached tokens; images are never encoded again.
+    """Train the linear layers from cached tokens, on their device; no image is encoded again.
 
     Parameters
     ----------
@@ -218,7 +228,7 @@ def train(
 
     Returns
     -------
-    (LinearLayers in eval mode, list of mean losses per epoch)
+    (LinearLayers in eval mode, on the device of the features; list of mean losses per epoch)
 
     Raises
     ------
@@ -227,7 +237,8 @@ def train(
     Source: APRIL-GAN, losses; official train.py: per block focal + dice, summed; Adam, betas
     (0.5, 0.999).
     """
-    masks, text, n = torch.as_tensor(masks), tensor(prototypes), len(features)
+    first = tensor(features[:1].tokens[blocks[0]])
+    masks, text, n = torch.as_tensor(masks), beside(prototypes, first), len(features)
     if len(masks) != n or (text.ndim == 3 and len(text) != n):
         raise ValueError(
             f"Found {n} encoded images, {len(masks)} masks, prototypes {tuple(text.shape)}: one "
@@ -238,11 +249,11 @@ def train(
             "No mask holds a defect: training needs anomalous images with masks, of another "
             "dataset."
         )
-    width = features[:1].tokens[blocks[0]].shape[-1]
-    layers = LinearLayers(blocks, width, text.shape[-1], seed)
+    layers = LinearLayers(blocks, first.shape[-1], text.shape[-1], seed).beside(first)
 
     def loss_of(rows: np.ndarray) -> torch.Tensor:
-        part, mask, loss = features[rows], masks[rows], torch.zeros(())
+        part, mask = features[rows], masks[rows].to(text.device)
+        loss = text.new_zeros(())
         words = text if text.ndim == 2 else text[rows]
         for x in layers.project(part):
             probabilities = layer_map(layer_logits(x, words, part.grid, scale), mask.shape[1:])

@@ -9,7 +9,7 @@ last block moves global content into background patches), the value path of the 
 import torch
 
 from ..models.dense import maskclip, vv
-from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches, unit
+from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches, beside, unit
 
 __all__ = ["zero_shot", "one_class", "maskclip", "vv"]
 
@@ -42,7 +42,11 @@ def zero_shot(
     MVTec AD).
     """
     image = anomaly_probability(features.image, prototypes, temperature)
-    parts = [dense] if dense is not None else (part.patches for part in batches(features))
+    parts = (
+        [beside(dense, image)]
+        if dense is not None
+        else (part.patches for part in batches(features))
+    )
     maps = torch.cat([anomaly_probability(part, prototypes, temperature) for part in parts])
     if top:
         image = maps.topk(min(top, maps.shape[1]), dim=1).values.mean(1)
@@ -68,10 +72,11 @@ def one_class(features: Encoded, prototypes: ArrayLike) -> Scores:
     -------
     Scores, training-free, in [-1, 1]; maps on the patch grid
     """
-    normal = unit(prototypes)[0]
+    image = unit(features.image)
+    normal = unit(beside(prototypes, image))[0]
     maps = torch.cat([-(unit(part.patches) @ normal) for part in batches(features)])
     return Scores(
-        -(unit(features.image) @ normal),
+        -(image @ normal),
         maps.unflatten(1, tuple(features.grid)),
         "negative cosine with the normal prompt",
         "training-free",

@@ -1,5 +1,6 @@
 """The linear layers that APRIL-GAN trains, and their checkpoints."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .scores import Encoded, tensor
+from .scores import Encoded, beside
 from .training import load_checkpoint, official_weights, save_checkpoint
 
 OFFICIAL_BLOCKS = (6, 12, 18, 24)  # of ViT-L-14-336 at 518 pixels
@@ -45,8 +46,18 @@ class LinearLayers(nn.Module):
         return [layer(tokens[b]) for layer, b in zip(self.fc, self.blocks, strict=True)]
 
     def project(self, features: Encoded) -> list[torch.Tensor]:
-        """Project the tokens of encoded images to a list over blocks of (B, N, D)."""
-        return self({b: tensor(features.tokens[b]) for b in self.blocks})
+        """Project the tokens of encoded images to a list over blocks of (B, N, D).
+
+        Tokens go to the device and type of the weights: see :meth:`beside`.
+        """
+        weight = next(self.parameters())
+        return self({b: beside(features.tokens[b], weight) for b in self.blocks})
+
+    def beside(self, other: torch.Tensor) -> "LinearLayers":
+        """Return the layers on the device of a tensor and of its type; a copy, if it differs."""
+        weight = next(self.parameters())
+        there = weight.device == other.device and weight.dtype == other.dtype
+        return self if there else copy.deepcopy(self).to(other.device, other.dtype)
 
 
 def save(layers: LinearLayers, path: Path | str, **card: Any) -> None:
@@ -62,8 +73,14 @@ def save(layers: LinearLayers, path: Path | str, **card: Any) -> None:
     save_checkpoint(layers, path, method="april_gan", **shape, **card)
 
 
-def load(path: Path | str) -> tuple[LinearLayers, dict[str, Any]]:
+def load(
+    path: Path | str, device: str | torch.device = "cpu"
+) -> tuple[LinearLayers, dict[str, Any]]:
     """Return (LinearLayers, card) written by :func:`save`.
+
+    Parameters
+    ----------
+    device : of the layers; weights that were trained on a GPU load on a CPU, and the reverse
 
     Raises
     ------
@@ -72,7 +89,7 @@ def load(path: Path | str) -> tuple[LinearLayers, dict[str, Any]]:
     weights, card = load_checkpoint(path, "april_gan")
     layers = LinearLayers(card["blocks"], card["width"], card["dim"])
     layers.load_state_dict(weights)
-    return layers.eval().requires_grad_(False), card
+    return layers.eval().requires_grad_(False).to(device), card
 
 
 def load_official(path: Path | str, blocks: Sequence[int] = OFFICIAL_BLOCKS) -> LinearLayers:

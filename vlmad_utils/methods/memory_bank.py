@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn.decomposition import PCA
 
 from .neighbours import DistanceCache, nearest, nearest_unit, reference_distance
-from .scores import ArrayLike, Encoded, Scores, batches, tensor, unit
+from .scores import ArrayLike, Encoded, Scores, batches, beside, moved, tensor, unit
 
 __all__ = [
     "DistanceCache",
@@ -51,20 +51,21 @@ def patch_distance(
 
     Returns
     -------
-    (B, N) float32 in [0, 2]
+    (B, N) in [0, 2]
     """
-    return _distance_to_bank(query, unit(memory), k, foreground)
+    query = tensor(query)
+    return _distance_to_bank(query, unit(beside(memory, query)), k, foreground)
 
 
 def _distance_to_bank(
-    query: ArrayLike, bank: torch.Tensor, k: int, foreground: ArrayLike | None
+    query: torch.Tensor, bank: torch.Tensor, k: int, foreground: ArrayLike | None
 ) -> torch.Tensor:
     """Measure as :func:`patch_distance` does, against a bank (M, C) of unit vectors."""
     if foreground is None:
         return nearest_unit(unit(query), bank, k)[0].mean(dim=-1)
-    inside = torch.as_tensor(foreground)
-    out = torch.zeros(inside.shape)
-    out[inside] = nearest_unit(unit(tensor(query)[inside]), bank, k)[0].mean(dim=-1)
+    inside = torch.as_tensor(foreground).to(query.device)
+    out = query.new_zeros(inside.shape)
+    out[inside] = nearest_unit(unit(query[inside]), bank, k)[0].mean(dim=-1)
     return out
 
 
@@ -81,7 +82,7 @@ def coreset(memory: ArrayLike, n: int, seed: int = 0, width: int | None = 128) -
 
     Returns
     -------
-    (min(n, M),) int64, in the order of choice
+    (min(n, M),) int64 on the device of the memory, in the order of choice
 
     Raises
     ------
@@ -93,16 +94,19 @@ def coreset(memory: ArrayLike, n: int, seed: int = 0, width: int | None = 128) -
     if n < 1:
         raise ValueError(f"A coreset keeps at least 1 vector, found n={n}.")
     if n >= len(points):
-        return torch.arange(len(points))
+        return torch.arange(len(points), device=points.device)
     if width and width < points.shape[1]:
-        points = points @ tensor(rng.standard_normal((points.shape[1], width)) / width**0.5)
-    chosen = [int(rng.integers(len(points)))]
+        drawn = rng.standard_normal((points.shape[1], width)) / width**0.5
+        points = points @ beside(drawn, points)
     # gap: squared distance of each vector to the nearest chosen one
-    gap = (points - points[chosen[0]]).square().sum(dim=1)
-    while len(chosen) < n:
-        chosen.append(int(gap.argmax()))
-        gap = torch.minimum(gap, (points - points[chosen[-1]]).square().sum(dim=1))
-    return torch.tensor(chosen)
+    gap = points.new_full((len(points),), torch.inf)
+    chosen = torch.tensor([int(rng.integers(len(points)))], device=points.device)  # (1,)
+    found = [chosen]
+    while len(found) < n:
+        gap = torch.minimum(gap, (points - points[chosen]).square().sum(dim=1))
+        chosen = gap.argmax(dim=0, keepdim=True)  # stays on the device: the host need not wait
+        found.append(chosen)
+    return torch.cat(found)
 
 
 def rotations(image: np.ndarray, n: int = 8) -> list[np.ndarray]:
@@ -138,12 +142,13 @@ def foreground(
 
     Returns
     -------
-    (N,) bool, dilated and closed by one patch
+    (N,) bool on the CPU, where it is computed, dilated and closed by one patch
 
     Source: AnomalyDINO, masking. It makes sense for one object on a plain ground only, not for
     textures.
     """
-    component = PCA(1, svd_solver="full").fit_transform(tensor(tokens).numpy())[:, 0].reshape(grid)
+    component = PCA(1, svd_solver="full").fit_transform(tensor(tokens).cpu().numpy())
+    component = component[:, 0].reshape(grid)
     h, w = grid
     middle = component[int(h * 0.2) : max(1, int(h * 0.8)), int(w * 0.2) : max(1, int(w * 0.8))]
     mask = (component if (middle > threshold).mean() > centre_share else -component) > threshold
@@ -189,7 +194,7 @@ def few_shot(
         layers = [reference_distance(features, references, b, cache=cache) for b in blocks]
         distances = torch.stack(layers).mean(dim=0)
     else:
-        banks = _banks(references, blocks, coreset_size, seed)
+        banks = _banks(moved(references, features.device), blocks, coreset_size, seed)
         distances = torch.cat([_searched(part, banks, k, mask) for part in batches(features)])
     return Scores(
         top_mean(distances, top),

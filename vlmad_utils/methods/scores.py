@@ -1,12 +1,13 @@
 """What every method returns (:class:`Scores`), and the few steps that all of them share."""
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from ..features import Arrays, Features
 
@@ -21,8 +22,8 @@ class Scores:
 
     Attributes
     ----------
-    image : (B,) float32, one score per image
-    maps : (B, h, w) float32, one score per patch, or per pixel where the method upsamples
+    image : (B,) float32 or float64, one score per image
+    maps : (B, h, w) the same, one score per patch, or per pixel where the method upsamples
     meaning : what the numbers are, in words
     training : "training-free"; "trained elsewhere" (on labelled images of other categories or
         datasets); "transductive" (a score depends on the other test images)
@@ -31,6 +32,11 @@ class Scores:
     Raises
     ------
     ValueError for shapes that do not fit, values that are not finite, or an unknown ``training``.
+
+    Notes
+    -----
+    They stay on the device on which they were computed. Values there are looked at when
+    :meth:`cpu` brings them to the host: a look would make the host wait for the device.
     """
 
     image: torch.Tensor
@@ -51,6 +57,8 @@ class Scores:
                 f"{tuple(self.maps.shape)}."
             )
         for name, values in (("image", self.image), ("maps", self.maps)):
+            if values.device.type != "cpu":
+                continue
             bad = ~torch.isfinite(values.reshape(len(self), -1)).all(dim=-1)
             if bad.any():
                 raise ValueError(
@@ -62,6 +70,17 @@ class Scores:
     def __len__(self) -> int:
         return len(self.image)
 
+    def cpu(self) -> "Scores":
+        """Return the scores on the CPU, where they are checked; those that are there as they are.
+
+        Raises
+        ------
+        ValueError for values that are not finite.
+        """
+        if self.image.device.type == self.maps.device.type == "cpu":
+            return self
+        return replace(self, image=self.image.cpu(), maps=self.maps.cpu())
+
     @property
     def range(self) -> str:
         """Return both ranges as text."""
@@ -69,7 +88,10 @@ class Scores:
 
 
 def tensor(x: ArrayLike | None) -> torch.Tensor:
-    """Return an array or tensor as a float32 CPU tensor without gradient.
+    """Return an array or tensor as a tensor without gradient, on the device where it is.
+
+    float32 and float64 stay. All else becomes float32: a product of half-precision vectors rounds
+    cosines near 1 by up to 0.0005, which is as large as the distances of normal patches.
 
     Raises
     ------
@@ -77,9 +99,21 @@ def tensor(x: ArrayLike | None) -> torch.Tensor:
     """
     if x is None:
         raise ValueError("Found None, expected an array: encode the images with patches=True.")
-    x = torch.as_tensor(x).detach().to("cpu", torch.float32)
+    x = torch.as_tensor(x).detach()
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     # nothing can be trained on a tensor that was made in inference mode
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
+def beside(x: ArrayLike | None, other: torch.Tensor) -> torch.Tensor:
+    """Return an array or tensor on the device of another tensor, and of its type."""
+    return tensor(x).to(other)
+
+
+def moved(features: Encoded, device: str | torch.device) -> Encoded:
+    """Return encoded images on a device; as they are, where they are there."""
+    there = torch.device(features.device) == torch.device(device)
+    return features if there else features.to(device)
 
 
 def unit(x: ArrayLike | None) -> torch.Tensor:
@@ -87,8 +121,12 @@ def unit(x: ArrayLike | None) -> torch.Tensor:
     return F.normalize(tensor(x), dim=-1)
 
 
-def batches(features: Encoded, size: int = 16) -> Iterator[Encoded]:
-    """Yield slices of ``size`` images, so that only their tokens are in memory at once."""
+def batches(features: Encoded, size: int | None = None) -> Iterator[Encoded]:
+    """Yield slices of ``size`` images, so that only their tokens are in memory at once.
+
+    None takes 16 on a CPU, and 64 on another device, which starts each slice anew.
+    """
+    size = size or (16 if torch.device(features.device).type == "cpu" else 64)
     for start in range(0, len(features), size):
         yield features[start : start + size]
 
@@ -106,7 +144,8 @@ def anomaly_probability(
 
     Returns
     -------
-    (...) float32 in [0, 1], the anomalous class
+    (...) in [0, 1], the anomalous class, on the device of the features; float32, or float64 for
+    float64 features
 
     Raises
     ------
@@ -119,7 +158,8 @@ def anomaly_probability(
 
     Source: WinCLIP, ascore0.
     """
-    prototypes = unit(prototypes)
+    vectors = unit(features)
+    prototypes = unit(beside(prototypes, vectors))
     if prototypes.shape[0] != 2:
         raise ValueError(
             f"prototypes are (2, D), normal then anomalous, found {tuple(prototypes.shape)}. "
@@ -127,7 +167,7 @@ def anomaly_probability(
         )
     if temperature <= 0:
         raise ValueError(f"the temperature is above 0, found {temperature}.")
-    return (unit(features) @ prototypes.T / temperature).softmax(dim=-1)[..., 1]
+    return (vectors @ prototypes.T / temperature).softmax(dim=-1)[..., 1]
 
 
 def upsample(maps: ArrayLike, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
@@ -144,6 +184,22 @@ def smooth(maps: ArrayLike, sigma: float) -> torch.Tensor:
     Parameters
     ----------
     sigma : in pixels; borders are mirrored, and the filter ends at 4 sigma. 0 changes nothing
+
+    Notes
+    -----
+    SciPy filters on a CPU. Another device multiplies by the matrix of the same filter, from both
+    sides; results differ in the last bits.
     """
     maps = tensor(maps)
-    return tensor(gaussian_filter(maps.numpy(), (0, sigma, sigma))) if sigma else maps
+    if not sigma:
+        return maps
+    if maps.device.type == "cpu":
+        return tensor(gaussian_filter(maps.numpy(), (0, sigma, sigma)))
+    down, across = (_blur(side, sigma, maps.dtype, maps.device) for side in maps.shape[1:])
+    return down @ maps @ across.T
+
+
+@functools.lru_cache(maxsize=8)
+def _blur(n: int, sigma: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the matrix (n, n) that blurs n pixels in a row, with SciPy's borders."""
+    return torch.from_numpy(gaussian_filter1d(np.eye(n), sigma, axis=0)).to(dtype).to(device)

@@ -67,7 +67,7 @@ def merge_tiles(
     """
     if len(boxes) != len(scores):
         raise ValueError(f"There are {len(scores)} tile scores and {len(boxes)} boxes.")
-    total, count = torch.zeros(size), torch.zeros(size)
+    total, count = scores.maps.new_zeros(size), scores.maps.new_zeros(size)
     for tile, (top, left, bottom, right) in zip(scores.maps, boxes, strict=True):
         total[top:bottom, left:right] += upsample(tile[None], (bottom - top, right - left))[0]
         count[top:bottom, left:right] += 1

@@ -77,14 +77,14 @@ def fit(
     quiet: dict[str, Any] = {} if progress else {"disable": True}  # {}: TQDM_DISABLE decides
     with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", **quiet) as bar:
         for _ in range(epochs):
-            total = 0.0
+            losses = []
             for rows in np.split(rng.permutation(n), range(batch_size, n, batch_size)):
                 loss = loss_of(rows)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                total += loss.item() * len(rows)
-            history.append(total / n)
+                losses.append((loss.detach(), len(rows)))  # read once an epoch: a read waits
+            history.append(sum(loss.item() * size for loss, size in losses) / n)
             bar.set_postfix(loss=f"{history[-1]:.3f}")
             bar.update()
     module.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ There is no official code. Where public rebuilds differ, an option reproduces ea
 default is the reading that agrees best with the paper.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,7 +18,7 @@ import torch
 from ..models.windows import window_indices
 from .aggregation import MEANS, Mean, combine, harmonic, spread
 from .neighbours import DistanceCache, reference_distance
-from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches
+from .scores import ArrayLike, Encoded, Scores, anomaly_probability, batches, beside
 from .tiling import five_crops, merge_tiles, tiles
 
 __all__ = [
@@ -56,7 +57,7 @@ def image_score(
     score = anomaly_probability(features.image, prototypes, temperature)
     if crops is None:
         return score
-    views = anomaly_probability(crops, prototypes, temperature)
+    views = anomaly_probability(beside(crops, score), prototypes, temperature)
     return torch.cat([score[:, None], views], dim=1).mean(dim=1)
 
 
@@ -104,13 +105,13 @@ def zero_shot(
         raise ValueError(
             "The map needs at least one scale: windows=() with image_scale=False leaves none."
         )
-    grid = tuple(features.grid)
+    grid = (features.grid[0], features.grid[1])
     parts = []
     for part in batches(features):
         scales = []
         for k in windows:
             probability = anomaly_probability(part.windows[k], prototypes, temperature)
-            scales.append(spread(probability, window_indices(grid, k), grid, within))
+            scales.append(spread(probability, _indices(grid, k, probability.device), grid, within))
         if image_scale:
             whole = anomaly_probability(part.image, prototypes, temperature)
             scales.append(whole[:, None, None].expand(-1, *grid))
@@ -121,6 +122,12 @@ def zero_shot(
     else:
         image = image_score(features, prototypes, temperature, crops)
     return Scores(image, maps, "probability of the anomalous prompts", "training-free")
+
+
+@functools.lru_cache(maxsize=32)
+def _indices(grid: tuple[int, int], window: Window, device: torch.device) -> torch.Tensor:
+    """Return the patch numbers of each window on a device; they are only read."""
+    return window_indices(grid, window).to(device)
 
 
 # ---- few-shot: language and references -----------------------------------------------------------
@@ -178,11 +185,11 @@ def visual_maps(
 
     Source: WinCLIP+, multi-scale visual memory (M^W).
     """
-    grid = tuple(features.grid)
+    grid = (features.grid[0], features.grid[1])
     maps: dict[Window, torch.Tensor] = {}
     for k in windows:
         distance = association(features, references, k, cache=cache)
-        maps[k] = spread(distance, window_indices(grid, k), grid, within)
+        maps[k] = spread(distance, _indices(grid, k, distance.device), grid, within)
     if token is not None:
         distance = association(features, references, token, "tokens", cache)
         maps["patch"] = distance.unflatten(1, grid)
