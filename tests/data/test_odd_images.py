@@ -69,6 +69,7 @@ def test_odd_pictures_are_read_and_encoded(tmp_path, case):
     picture = data.read_image(tmp_path / name)
     assert picture.shape == (*shape, 3) and images.header_size(tmp_path / name) == shape
     assert np.abs(picture[0, 0].astype(int) - corner).max() <= 2
+    assert np.array_equal(data.decode_image((tmp_path / name).read_bytes(), name), picture)
     assert data.read_mask(tmp_path / name, size=(8, 8)).shape == (8, 8)
     found = encode([tmp_path / name], windows=(2,))
     assert found.image.shape == (1, 32) and torch.isfinite(found.windows[2]).all()
@@ -149,6 +150,10 @@ def test_bad_pictures_are_named_and_the_others_kept(tmp_path, case):
     with pytest.raises(DataError, match=words) as error:
         data.read_image(bad)
     assert name in str(error.value)
+    if bad.exists():  # not a link to nowhere
+        with pytest.raises(DataError) as again:
+            data.decode_image(bad.read_bytes(), bad)
+        assert str(again.value) == str(error.value)
     with pytest.raises(DataError, match=words) as error:
         data.index("mvtec", root, pixels=True)
     assert name in str(error.value) and "1 problem" in str(error.value)

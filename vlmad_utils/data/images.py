@@ -1,5 +1,6 @@
 """Read any image file as 8-bit RGB and any mask file as booleans; name what cannot be read."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,25 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     open files: no image is to blame.
     """
     return _read(path, _rgb)
+
+
+def decode_image(content: bytes, path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the image that the bytes of a file hold, as :func:`read_image` does.
+
+    Parameters
+    ----------
+    content : all bytes of the file
+    path : where they are from, for messages
+
+    Returns
+    -------
+    array (H, W, 3) uint8, RGB, 0..255
+
+    Raises
+    ------
+    DataError and MemoryError as :func:`read_image`.
+    """
+    return _read(path, _rgb, _Content(content, path))
 
 
 def read_mask(
@@ -109,9 +129,24 @@ def header_size(path: str | Path) -> tuple[int, int]:
     return _read(path, _header)
 
 
-def _read(path: str | os.PathLike[str], convert: Callable[[Image.Image], Result]) -> Result:
+class _Content(io.BytesIO):
+    """The bytes of a file, which Pillow's messages name as they name the file."""
+
+    def __init__(self, content: bytes, path: str | os.PathLike[str]) -> None:
+        super().__init__(content)
+        self.path: str = os.fspath(path)
+
+    def __repr__(self) -> str:
+        return repr(self.path)
+
+
+def _read(
+    path: str | os.PathLike[str],
+    convert: Callable[[Image.Image], Result],
+    content: _Content | None = None,
+) -> Result:
     try:
-        with Image.open(path) as picture:
+        with Image.open(content or path) as picture:
             return convert(picture)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None

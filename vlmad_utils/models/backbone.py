@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .cores import no_autocast, on_all_cores
 from .onednn import OneDNN
+from .resize import check_rgb
 from .windows import Window, window_indices, window_spec
 
 ENCODING = 1  # raise it when a change of the encoding code changes features
@@ -128,11 +129,7 @@ class Backbone(ABC):
         """
         if not isinstance(image, Image.Image):
             image = np.asarray(image)
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    "preprocess wants an RGB uint8 array (H, W, 3), found "
-                    f"{image.dtype} {image.shape}; read files with vlmad_utils.data.read_image."
-                )
+            check_rgb(image)
             image = Image.fromarray(image)
         height, width = self.image_size
         if image.size != (width, height):
