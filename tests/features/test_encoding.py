@@ -276,7 +276,8 @@ def test_disk_need_is_that_of_the_files_but_for_their_headers(index, tmp_path):
         files = list(store.rglob("*.safetensors"))
         over = sum(path.stat().st_size for path in files)
         over -= features.disk_need(model, len(index), **asked)
-        assert len(files) == len(found.kinds) * len(index) and 0 < over < 130 * len(files)
+        rows = len(found.kinds) * len(index)
+        assert len(files) <= rows and 0 < over < 300 * len(files) + 50 * rows
 
 
 def _fill(index, folder, pause):

@@ -1,92 +1,117 @@
 """Properties of the feature store that hold for any order of writing, damaging and reading."""
 
+import os
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from fixtures import tiny
 from fixtures.properties import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from vlmad_utils import features
 from vlmad_utils.store import DiskStore, MemoryStore
+from vlmad_utils.store.shards import look
 
-numbers = st.one_of(
-    arrays(np.float16, array_shapes(max_dims=3, max_side=5), elements=st.floats(width=16)),
-    arrays(
-        np.float32, array_shapes(max_dims=2, min_side=0, max_side=5), elements=st.floats(width=32)
-    ),
-)
-names = st.tuples(
-    st.sampled_from(["image", "patches", "tokens-2"]),
-    st.sampled_from(["ab" * 20, "ab" + "c" * 38, "0" * 40]),
-)
+KINDS, KEYS = ("image", "patches", "tokens-2"), ("ab" * 20, "ab" + "c" * 38, "0" * 40)
+NAMES = [(kind, key) for kind in KINDS for key in KEYS]
+names = st.sampled_from(NAMES)
 
 
 class Store(RuleBasedStateMachine):
-    """Write, delete and damage in any order: a store on disk gives what a dict would, or None."""
+    """Write, bundle, delete and damage in any order: a store gives what was written, or None.
 
-    @initialize()
-    def begin(self):
+    Each name has one array: equal keys hold equal bytes. One store is open all the time, and must
+    see what others do.
+    """
+
+    @initialize(seed=st.integers(0, 1000))
+    def begin(self, seed):
         self.folder = tempfile.TemporaryDirectory()
-        self.memory, self.wanted = MemoryStore(), {}
+        self.open, self.memory = self.opened(), MemoryStore()
+        rng = np.random.default_rng(seed)
+        self.kept, self.there = {name: numbers(rng) for name in NAMES}, set()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("vlmad_utils.store.disk.ROWS", 2)
+        self.patch.setattr("vlmad_utils.store.index.ROWS", 4)
+        self.patch.setattr(os, "fsync", lambda number: None)
 
     def opened(self):
-        return DiskStore(
-            self.folder.name, "fingerprint"
-        )  # anew each time, as another process would
+        return DiskStore(self.folder.name, "fingerprint")  # as another process would
 
-    @rule(name=names, array=numbers, turned=st.booleans())
-    def put(self, name, array, turned):
-        array = array.T if turned else array
-        self.opened().put(*name, array)
+    @rule(name=names, turned=st.booleans(), here=st.booleans())
+    def put(self, name, turned, here):
+        array = self.kept[name]
+        if turned and array.ndim > 1:
+            array = np.asfortranarray(array)
+        (self.open if here else self.opened()).put(*name, array)
         self.memory.put(*name, array)
-        self.wanted[name] = array
+        self.there.add(name)
+
+    @rule(kind=st.sampled_from(KINDS), n=st.integers(1, 4))
+    def put_rows(self, kind, n):
+        rows = np.repeat(self.kept[kind, KEYS[0]][None], n, axis=0)
+        keys = [KEYS[0], *(f"{i:040x}" for i in range(1, n))]
+        self.open.put_rows(kind, keys, rows)
+        self.memory.put_rows(kind, keys, rows)
+        self.there.add((kind, KEYS[0]))
+
+    @rule(here=st.booleans())
+    def seal(self, here):
+        store = self.open if here else self.opened()
+        for kind in KINDS:
+            store.lacking(kind, [])
+        store.seal()
 
     @rule(name=names)
     def delete(self, name):
-        self.opened().path(*name).unlink(missing_ok=True)
-        self.wanted.pop(name, None)
+        if name in self.there:
+            path = self.opened().path(*name)
+            with_it = set(look(path).keys)
+            path.unlink()
+            self.lose(name[0], with_it)
 
     @rule(name=names, position=st.integers(0, 10**6), bit=st.integers(0, 7))
     def damage(self, name, position, bit):
-        path = self.opened().path(*name)
-        if name in self.wanted:
-            content = bytearray(path.read_bytes())
+        if name in self.there:
+            path = self.opened().path(*name)
+            with_it, content = set(look(path).keys), bytearray(path.read_bytes())
             content[position % len(content)] ^= 1 << bit
             path.write_bytes(content)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = self.opened().get(*name)
-            if found is None:  # else the bit said nothing: a blank in the header
-                assert not self.opened().has(*name)
-                del self.wanted[name]
+            self.lose(name[0], with_it)
+
+    def lose(self, kind, keys):
+        """Take out of what is expected what is lost with a file, unless another file holds it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for key in keys & set(KEYS):
+                if self.opened().get(kind, key) is None:
+                    assert not self.opened().has(kind, key)
+                    self.there.discard((kind, key))
 
     @invariant()
     def holds_what_was_written(self):
-        for name in [
-            (kind, key)
-            for kind in ("image", "patches", "tokens-2")
-            for key in ("ab" * 20, "ab" + "c" * 38, "0" * 40)
-        ]:
-            found, wanted = self.opened().get(*name), self.wanted.get(name)
-            assert (found is None) == (wanted is None) and self.opened().has(*name) == (
-                wanted is not None
-            )
-            for other in [] if wanted is None else [found, self.memory.get(*name)]:
-                assert (
-                    other.dtype == wanted.dtype
-                    and other.shape == wanted.shape
-                    and other.tobytes() == wanted.tobytes()
-                )
+        fresh = self.opened()
+        for name in NAMES:
+            wanted = self.kept[name]
+            for store in (fresh, self.open):
+                found = store.get(*name)
+                assert store.has(*name) == (found is not None) == (name in self.there)
+                if found is not None:
+                    assert same(found, wanted) and same(self.memory.get(*name), wanted)
+                    for other in (store, self.memory):
+                        rows = np.empty((2, *wanted.shape), np.float32)
+                        assert other.read(name[0], [name[1], "none"], rows) == [1]
+                        assert np.array_equal(rows[0], wanted, equal_nan=True)
 
     def teardown(self):
         if hasattr(self, "folder"):
+            self.patch.undo()
             left = [
                 path
                 for path in Path(self.folder.name).rglob("*")
@@ -94,6 +119,17 @@ class Store(RuleBasedStateMachine):
             ]
             self.folder.cleanup()
             assert not left
+
+
+def numbers(rng):
+    """Draw an array: few shapes, so that some share a file; with infinity, NaN and nothing."""
+    shape = ((3, 2), (3, 2), (4,), (0,), ())[rng.integers(5)]
+    drawn = rng.normal(size=shape) * rng.choice([1, 1e-6, np.nan, np.inf, -0.0], shape)
+    return np.asarray(drawn, (np.float16, np.float32)[rng.integers(2)])
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 TestStore = Store.TestCase

@@ -91,7 +91,7 @@ def test_cells_are_read_without_features_and_features_need_not_be_kept(index, me
         return [
             path
             for path in (tmp_path / store).glob("v*/**/*.safetensors")
-            if path.parent.parent.name != "text"
+            if path.parent.name != "text"
         ]
 
     found = grid(index, methods, tmp_path / "all")

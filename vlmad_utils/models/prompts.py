@@ -140,20 +140,32 @@ def embed(
     rows = {prompt: known[prompt] for prompt in prompts if prompt in known}
     on_disk = store is not None and fingerprint
     where = DiskStore(store_folder(store), fingerprint) if on_disk else None
-    keys = {prompt: _key(prompt) for prompt in dict.fromkeys(prompts) if prompt not in rows}
+    asked = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
     if where:
-        for prompt, key in keys.items():
-            if (row := where.get("text", key)) is not None:
-                rows[prompt] = torch.from_numpy(row)
-    if new := [prompt for prompt in keys if prompt not in rows]:
+        rows |= _stored(where, asked)
+    if new := [prompt for prompt in asked if prompt not in rows]:
         encoded = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32)
-        for prompt, row in zip(new, encoded, strict=True):
-            rows[prompt] = row.clone()
-            if where:
-                where.put("text", keys[prompt], row.numpy())
+        rows |= {prompt: row.clone() for prompt, row in zip(new, encoded, strict=True)}
+        if where:
+            where.put_rows("text", list(map(_key, new)), encoded.numpy())
+            where.seal()
     if fingerprint:
         known.update(rows)
     return torch.stack([rows[prompt] for prompt in prompts])
+
+
+def _stored(store: DiskStore, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the embeddings (D,) of those prompts that the store holds."""
+    keys = {prompt: _key(prompt) for prompt in prompts}
+    lacking = set(store.lacking("text", keys.values()))
+    there = [prompt for prompt in prompts if keys[prompt] not in lacking]
+    # the first that can be read tells the width of all
+    first = next((row for p in there if (row := store.get("text", keys[p])) is not None), None)
+    if first is None:
+        return {}
+    found = torch.empty((len(there), *first.shape), dtype=torch.float32, device="cpu")
+    missing = set(store.read("text", [keys[prompt] for prompt in there], found.numpy()))
+    return {prompt: found[i].clone() for i, prompt in enumerate(there) if i not in missing}
 
 
 def _key(prompt: str) -> str:
