@@ -10,17 +10,32 @@ from fixtures import tiny
 from vlmad_utils.models import OpenClip, loading
 
 
-def test_bfloat16_is_chosen_only_where_the_card_has_it(monkeypatch):
-    """A T4 or V100 only emulates bfloat16, which is slow: they get float16."""
+def test_a_gpu_gets_float16_and_a_cpu_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
-    )
     assert loading.choose_device() == ("cuda", "fp16")
-    assert loading.choose_device("cuda:1", "bf16") == ("cuda:1", "bf16")
     assert loading.choose_device("cpu") == ("cpu", "fp32")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert loading.choose_device() == ("cuda", "bf16")
+
+
+def test_bfloat16_that_the_card_emulates_brings_a_warning(monkeypatch):
+    """A T4 (7.5) or V100 only emulates it. The card that is meant is asked, not the first one."""
+    cards = {"cuda:0": (9, 0), "cuda:1": (7, 5)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: cards[str(card)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loading.choose_device("cuda:0", "bf16") == ("cuda:0", "bf16")
+        assert loading.choose_device("cuda:1") == ("cuda:1", "fp16")
+    with pytest.warns(UserWarning, match="cuda:1.*no instructions for bf16.*fp32"):
+        assert loading.choose_device("cuda:1", "bf16") == ("cuda:1", "bf16")
+
+
+@pytest.mark.parametrize("flag, warned", [("avx512_bf16", 0), ("amx_bf16", 0), ("avx2", 1)])
+def test_bfloat16_that_the_processor_emulates_brings_a_warning(monkeypatch, flag, warned):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True}, raising=False)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert loading.choose_device("cpu", "bf16") == ("cpu", "bf16")
+    assert len(found) == warned and all("emulates" in str(each.message) for each in found)
 
 
 class Built(Exception):

@@ -25,6 +25,34 @@ def test_a_callers_autocast_changes_neither_images_nor_words(tmp_path):
         assert torch.equal(prompts.embed(model, ["a dog"], tmp_path), text)
 
 
+@pytest.mark.parametrize("names", ["older", "newer"])
+def test_a_callers_products_of_fewer_bits_change_nothing(names):
+    """On a CPU with AVX-512 BF16 "medium" makes float32 products in bfloat16, on a GPU in TF32."""
+    model, pixels = tiny.model(), tiny.arrays("inputs")["test_images"][:2]
+    exact, words = model.encode_image(pixels, (2,), (2,)), model.encode_text(["a dog"])
+    owners = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    if names == "newer" and not hasattr(owners[1], "fp32_precision"):
+        pytest.skip("this PyTorch has the older names only")
+    before = [owner.fp32_precision for owner in owners] if names == "newer" else []
+    try:
+        if names == "older":
+            torch.set_float32_matmul_precision("medium")
+        else:
+            owners[0].fp32_precision, owners[1].fp32_precision = "tf32", "bf16"
+        found, said = model.encode_image(pixels, (2,), (2,)), model.encode_text(["a dog"])
+        if names == "older":
+            assert torch.get_float32_matmul_precision() == "medium"
+        else:
+            assert [owner.fp32_precision for owner in owners] == ["tf32", "bf16"]
+    finally:
+        for owner, value in zip(owners, before):
+            owner.fp32_precision = value
+        if not before:
+            torch.set_float32_matmul_precision("highest")
+    assert torch.equal(said, words)
+    assert all(torch.equal(found[name], exact[name]) for name in exact)
+
+
 def test_pixels_of_another_size_are_refused():
     model = tiny.model()
     height, width = model.image_size

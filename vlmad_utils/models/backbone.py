@@ -8,9 +8,9 @@ towers.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +18,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .cores import no_autocast, on_all_cores
-from .onednn import OneDNN
+from .blocks import HALF, Precision
+from .cores import no_autocast, on_all_cores, own_precision
 from .resize import check_rgb
+from .window_parts import window_parts, windows_at_once
 from .windows import Window, window_indices, window_spec
 
 ENCODING = 1  # raise it when a change of the encoding code changes features
+HALF_ENCODING = 2  # the same for features in bf16 and fp16 only
 AFTER_NORM = ("final", "cls")  # instead of a block: patch tokens, or CLS, after the last norm
 
 Block = int | str
-Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
 
 
 class Backbone(ABC):
@@ -48,11 +50,11 @@ class Backbone(ABC):
     identity : hash of architecture, all weights, preprocessing and image size: keys what is trained
     fingerprint : hash of identity, precision and :data:`ENCODING`: keys the feature store
     text_rows : embeddings (D,) of the prompts that were asked of this object
+    made : what :meth:`kept` keeps
     is_clip : False for the embedded model, whose numbers must never be quoted as CLIP's
     head_blocks : blocks that the heads read besides the last
-    n_windows_per_pass : bounds the memory of the window pass. None takes arrays (windows, tokens,
-        C) of 350,000 numbers on a CPU, large enough for fast products and small enough for caches,
-        and 32 times as many on a GPU
+    n_windows_per_pass : bounds the memory of the window pass; None is
+        :func:`.window_parts.windows_at_once`
     """
 
     name: str
@@ -70,6 +72,7 @@ class Backbone(ABC):
     identity: str
     fingerprint: str
     text_rows: dict[str, Tensor]
+    made: dict[str, Any]
     is_clip: bool = True
     head_blocks: tuple[int, ...] = ()
     n_windows_per_pass: int | None = None
@@ -159,9 +162,9 @@ class Backbone(ABC):
 
         Returns
         -------
-        dict of float32 CPU tensors: ``image`` (B, D) unit norm; ``tokens-<block>`` (B, N, C), or
-        (B, 1, C) for "cls"; ``patches`` (B, N, D) unit norm; ``windows-<k>`` (B, W, D) unit norm,
-        windows row-major over their top-left corner
+        dict of float32 tensors on the model's device: ``image`` (B, D) unit norm;
+        ``tokens-<block>`` (B, N, C), or (B, 1, C) for "cls"; ``patches`` (B, N, D) unit norm;
+        ``windows-<k>`` (B, W, D) unit norm, windows row-major over their top-left corner
 
         Raises
         ------
@@ -175,10 +178,9 @@ class Backbone(ABC):
                 f"{self.name} encodes pixels (B, {', '.join(map(str, expected))}) from preprocess, "
                 f"found {tuple(pixels.shape)}."
             )
-        with no_autocast(self.device), OneDNN():  # a caller's would change what is stored
+        with own_precision(self.device):  # a caller's would change what is stored
             start = self.embed(pixels.to(self.device, non_blocking=True))
-            with self.half_products():
-                last, taken = self.run(start, sorted(needed))
+            last, taken = self.run(start, sorted(needed))
             out = {"image": _unit(self.image_head(last, taken))}
             for b in blocks:
                 tokens = taken[b] if isinstance(b, (int, np.integer)) else self.final_norm(last)
@@ -187,7 +189,7 @@ class Backbone(ABC):
                 out["patches"] = _unit(self.patch_head(last, taken, self.grid))
             for k in windows:
                 out[f"windows-{k}"] = _unit(self._encode_windows(start, k))
-        return {name: value.cpu() for name, value in out.items()}
+        return out
 
     def _encode_windows(self, start: Tensor, window: Window) -> Tensor:
         """Return the embeddings (B, W, D) of all windows of a size.
@@ -197,28 +199,24 @@ class Backbone(ABC):
 
         Source: WinCLIP section 4.2.
         """
-        indices = window_indices(self.grid, window).to(start.device)  # (W, k * k)
-        cls = indices.new_zeros(len(indices), 1)
-        rows = torch.cat([cls, indices + 1], dim=1)  # token numbers, CLS first
-        with self.half_products():
-            shared = self.shared_by_windows(start)
+        n, cpu = len(start), start.device.type == "cpu"
+        workers = torch.get_num_threads() if cpu else 1
+        at_once = self.n_windows_per_pass or windows_at_once(
+            window, self.width, start.device, self.precision
+        )
+        parts = self.kept(
+            f"windows {window} of {n} images, {at_once} at once by {workers}",
+            lambda: window_parts(self.grid, window, n, at_once, workers, start.device),
+        )
+        shared = self.shared_by_windows(start)
 
-        def embed(windows: Tensor) -> Tensor:  # their numbers, those of the first image first
-            image = (windows // len(rows))[:, None]
-            # all three are set per thread
-            with torch.inference_mode(), no_autocast(self.device), OneDNN():
-                with self.half_products():
-                    last, taken = self.run_windows(shared, image, rows[windows % len(rows)])
-                return self.image_head(last, taken)
+        def embed(part: tuple[Tensor, Tensor]) -> Tensor:
+            with torch.inference_mode(), own_precision(self.device):  # set per thread
+                return self.image_head(*self.run_windows(shared, *part))
 
-        n, cpu = len(start) * len(rows), start.device.type == "cpu"
-        numbers = 350_000 if cpu else 32 * 350_000
-        at_once = self.n_windows_per_pass or max(1, numbers // (rows.shape[1] * self.width))
-        passes, workers = -(-n // at_once), torch.get_num_threads() if cpu else 1
-        as_much_for_each = -(-passes // workers) * workers
-        parts = torch.arange(n, device=start.device).tensor_split(as_much_for_each)
         embeddings = torch.cat(on_all_cores(embed, parts, start.device))
-        return embeddings.unflatten(0, (len(start), len(rows)))
+        n_windows = len(window_indices(self.grid, window))
+        return embeddings[: n * n_windows].unflatten(0, (n, n_windows))  # without what fills up
 
     def shared_by_windows(self, start: Tensor) -> tuple[Tensor, ...]:
         """Compute from an image's tokens (B, 1 + N, C) once what its windows have in common."""
@@ -264,18 +262,23 @@ class Backbone(ABC):
                 )
 
     def half_products(self) -> AbstractContextManager[Any]:
-        """Return the context of the blocks: products in the chosen precision.
+        """Return the context of blocks that are not taken apart: products in the precision.
 
         What enters as float32, as the residual stream does, stays so.
         """
         if self.precision == "fp32":
             return no_autocast(self.device)
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        return torch.autocast(torch.device(self.device).type, half)
+        return torch.autocast(torch.device(self.device).type, HALF[self.precision])
+
+    def kept(self, name: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` makes, made once for this object: weights in half, indices."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: it remembers no texts."""
-        return {**self.__dict__, "text_rows": {}}
+        """Return what a copy in another process needs: neither texts nor what can be made again."""
+        return {**self.__dict__, "text_rows": {}, "made": {}}
 
     def _set_fingerprint(self, states: Iterable[Mapping[str, Tensor]], **facts: Any) -> None:
         """Set identity and fingerprint from the towers' weights and all else that makes the model.
@@ -285,7 +288,7 @@ class Backbone(ABC):
         states : state dicts
         facts : architecture and preprocessing, of types whose repr says all
         """
-        self.text_rows = {}
+        self.text_rows, self.made = {}, {}
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())
         for state in states:
             for key in sorted(state):
@@ -294,6 +297,7 @@ class Backbone(ABC):
                 digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         self.identity = digest.hexdigest()[:20]
         features = f"{self.identity} {self.precision} {ENCODING}"
+        features += f" {HALF_ENCODING}" if self.precision in HALF else ""
         self.fingerprint = hashlib.sha256(features.encode()).hexdigest()[:20]
 
 

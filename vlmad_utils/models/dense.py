@@ -136,7 +136,9 @@ class DPAM(OpenClip):
 
     def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         """Return the ordinary stream's last tokens and the V-V streams (B, 1 + N, D), projected."""
-        last, taken = vv_run(self.visual, tokens, self.first_vv_block, {*blocks, self.n_blocks})
+        with self.half_products():
+            wanted = {*blocks, self.n_blocks}
+            last, taken = vv_run(self.visual, tokens, self.first_vv_block, wanted)
         return last, {b: _joint(self.visual, x) for b, x in taken.items()}
 
     def image_head(self, last: Tensor, taken: dict[int, Tensor]) -> Tensor:
@@ -231,5 +233,5 @@ def _joint(visual: Any, tokens: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Return vectors (..., D) divided by their length, float32 on the CPU."""
-    return F.normalize(x.detach().float().cpu(), dim=-1)
+    """Return vectors (..., D) divided by their length, float32."""
+    return F.normalize(x.detach().float(), dim=-1)

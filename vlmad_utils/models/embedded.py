@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from .. import paths
 from ..data import fetch
 from . import dinov2
-from .backbone import Backbone, Precision
+from .backbone import Backbone
+from .blocks import Precision, run_blocks, taken_apart
+from .patches import embed_pixels
 from .sentences import MiniLM
 from .text_towers import BertText
 from .windows import check_image_size
@@ -146,7 +148,7 @@ class Embedded(Backbone):
 
     def embed(self, pixels: Tensor) -> Tensor:
         tower = self.tower
-        patches = tower.patch_embed(pixels).flatten(1, 2)  # (B, h, w, C) before
+        patches = tower.patch_embed.norm(embed_pixels(tower.patch_embed.proj, pixels))
         positions = resample_abs_pos_embed(
             tower.pos_embed, list(self.grid), list(tower.patch_embed.grid_size), num_prefix_tokens=1
         )
@@ -154,12 +156,9 @@ class Embedded(Backbone):
         return tower.norm_pre(torch.cat([cls, patches], dim=1) + positions)
 
     def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        taken = {}
-        for number, block in enumerate(self.tower.blocks, 1):
-            tokens = block(tokens)
-            if number in blocks:
-                taken[number] = tokens
-        return tokens, taken
+        modules = self.tower.blocks
+        kept = self.kept(f"blocks {self.precision}", lambda: taken_apart(modules, self.precision))
+        return run_blocks(kept, tokens, blocks)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         return self.tower.norm(tokens)

@@ -5,11 +5,14 @@ from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from .backbone import Backbone, Precision
+from .attention import packing_mask
+from .backbone import Backbone
+from .blocks import Block, Precision, after_projection, project, run_blocks, taken_apart
+from .cores import no_autocast
+from .patches import embed_pixels
 from .text_batches import encode_alike
 from .windows import check_image_size
 
@@ -76,16 +79,16 @@ class OpenClip(Backbone):
 
     def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         if self.plain:
-            taken = {}
-            for number, block in enumerate(self.visual.transformer.resblocks, 1):
-                tokens = _after_attention(block, tokens, *_qkv(block, tokens).chunk(3, dim=-1))
-                if number in blocks:
-                    taken[number] = tokens
-            return tokens, taken
+            return run_blocks(self._blocks(), tokens, blocks)
         order = sorted(blocks)
         indices = [block - 1 for block in order] or [0]
-        last, found = self.visual.transformer.forward_intermediates(tokens, indices=indices)
+        with self.half_products():
+            last, found = self.visual.transformer.forward_intermediates(tokens, indices=indices)
         return last, dict(zip(order, found))
+
+    def _blocks(self) -> list[Block]:
+        modules = self.visual.transformer.resblocks
+        return self.kept(f"blocks {self.precision}", lambda: taken_apart(modules, self.precision))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         return self.visual.ln_post(tokens)
@@ -101,7 +104,8 @@ class OpenClip(Backbone):
         Each of these sees one token only.
         """
         if self.plain and self.n_blocks > 1:
-            return start, _qkv(self.visual.transformer.resblocks[0], start)
+            first = self._blocks()[0]
+            return start, first.project(first.norm(start))
         return (start,)
 
     def run_windows(
@@ -114,13 +118,16 @@ class OpenClip(Backbone):
         """
         if len(shared) == 1:  # blocks of another build
             return super().run_windows(shared, image, rows)
-        first, *middle, last = self.visual.transformer.resblocks
+        first, *middle, last = self._blocks()
         x, qkv = (each[image, rows] for each in shared)
-        x = _after_attention(first, x, *qkv.chunk(3, dim=-1))
+        n, device, dtype = x.shape[1], x.device, qkv.dtype
+        mask = packing_mask(len(x), n, n, device, dtype)
+        x = after_projection(first, x, qkv.chunk(3, dim=-1), mask)
         for block in middle:
-            x = _after_attention(block, x, *_qkv(block, x).chunk(3, dim=-1))
-        query, key, value = _qkv(last, x).chunk(3, dim=-1)
-        return _after_attention(last, x[:, :1], query[:, :1], key, value), {}
+            x = after_projection(block, x, project(block, x), mask)
+        query, key, value = project(last, x)
+        mask = packing_mask(len(x), 1, n, device, dtype)
+        return after_projection(last, x[:, :1], (query[:, :1], key, value), mask), {}
 
     def patch_head(self, last: Tensor, taken: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
@@ -157,23 +164,7 @@ def embed_patches(visual: Any, pixels: Tensor) -> Tensor:
     visual : open_clip VisionTransformer
     pixels : (B, 3, H, W) float32, preprocessed
     """
-    with torch.autocast(pixels.device.type, enabled=False):
-        patches = visual.conv1(pixels).flatten(2).permute(0, 2, 1)
+    with no_autocast(pixels.device):
+        patches = embed_pixels(visual.conv1, pixels)
         cls = visual.class_embedding.expand(len(pixels), 1, -1)
         return visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
-
-
-def _qkv(block: Any, x: Tensor) -> Tensor:
-    """Return queries, keys and values of an open_clip block: (..., C) -> (..., 3 C)."""
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-
-
-def _after_attention(block: Any, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Do the rest of an open_clip block: attention, its projection, the MLP."""
-    query, key, value = (
-        each.unflatten(-1, (block.attn.num_heads, -1)).transpose(-3, -2)
-        for each in (query, key, value)
-    )
-    attended = F.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))

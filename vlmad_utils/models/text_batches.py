@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .cores import no_autocast, on_all_cores
-from .onednn import OneDNN
+from .cores import on_all_cores, own_precision
 
 BATCH = 8  # a batch with fewer sequences repeats the last one
 
@@ -42,8 +41,7 @@ def encode_alike(
 
     def run(part: list[int]) -> torch.Tensor:
         filled = [sequences[i] for i in part] + [sequences[part[-1]]] * (BATCH - len(part))
-        # all three are set per thread
-        with torch.inference_mode(), no_autocast(device), OneDNN():
+        with torch.inference_mode(), own_precision(device):  # set per thread
             return encode(torch.tensor(filled, device=device)).float().cpu()[: len(part)]
 
     rows = on_all_cores(run, parts, torch.device(device), least=1)

@@ -1,0 +1,160 @@
+"""Blocks of a vision transformer, taken apart, with weights in the chosen precision.
+
+The residual stream (W, n, C) and the norms are float32 in any precision. In "bf16" and "fp16" the
+layers have copies of their weights in half, made once beside the float32 ones, which cost half as
+much memory again. Layers read and write half.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import Tensor, nn
+
+from . import onednn
+from .attention import attend, packing_mask
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Step = Callable[[Tensor], Tensor]  # (..., C) -> (..., M)
+Layer = tuple[Tensor, Tensor | None]  # weight (M, C), bias (M,)
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Block(NamedTuple):
+    """The steps of one block, in their order; a scale is the identity where there is none."""
+
+    heads: int
+    norm: Step
+    project: Step  # to queries, keys and values (..., 3 C)
+    out: Step
+    scale: Step
+    mlp_norm: Step
+    mlp: Step
+    mlp_scale: Step
+
+
+def taken_apart(modules: Iterable[nn.Module], precision: Precision) -> list[Block]:
+    """Return a tower's blocks: open_clip's ResidualAttentionBlock, or timm's Block."""
+    return [_block(module, precision) for module in modules]
+
+
+def _block(module: Any, precision: Precision) -> Block:
+    attention, mlp = module.attn, module.mlp
+    if isinstance(module, TimmBlock):
+        norms, scales = (module.norm1, module.norm2), (module.ls1, module.ls2)
+        layers, activation = (attention.qkv, attention.proj, mlp.fc1, mlp.fc2), mlp.act
+    else:
+        norms, scales = (module.ln_1, module.ln_2), (module.ls_1, module.ls_2)
+        layers, activation = (None, attention.out_proj, mlp.c_fc, mlp.c_proj), mlp.gelu
+    project, out, up, down = (
+        (each.weight, each.bias) if each else (attention.in_proj_weight, attention.in_proj_bias)
+        for each in layers
+    )
+    if precision == "fp32":
+        return Block(
+            attention.num_heads,
+            norms[0],
+            lambda x: F.linear(x, *project),
+            lambda x: F.linear(x, *out),
+            scales[0],
+            norms[1],
+            mlp,
+            scales[1],
+        )
+    dtype = HALF[precision]
+    return Block(
+        attention.num_heads,
+        norms[0],
+        half_layer(project, dtype),
+        half_layer(out, dtype),
+        scales[0],
+        norms[1],
+        half_mlp(up, activation, down, dtype),
+        scales[1],
+    )
+
+
+def half_layer(layer: Layer, dtype: torch.dtype, activation: str = "none") -> Step:
+    """Return a linear layer with a copy of its weights in half; it reads any float, writes half.
+
+    Parameters
+    ----------
+    activation : "none", "gelu" or "swish", which follows the layer
+    """
+    weight, bias = (None if each is None else each.detach().to(dtype) for each in layer)
+    assert weight is not None
+    if packed := onednn.packed(weight, bias, activation):
+        return packed
+    after = {"none": None, "gelu": F.gelu, "swish": F.silu}[activation]
+
+    def step(x: Tensor) -> Tensor:
+        y = F.linear(x.to(dtype), weight, bias)
+        return after(y) if after else y
+
+    return step
+
+
+def half_mlp(up: Layer, activation: nn.Module, down: Layer, dtype: torch.dtype) -> Step:
+    """Return the MLP of a block in half.
+
+    QuickGELU, x sigmoid(1.702 x), is swish(1.702 x) / 1.702: one operation for three, with both
+    factors in the weights.
+    """
+    name = "none"
+    if isinstance(activation, QuickGELU):
+        name, up = "swish", _times(1.702, up)
+        down = down[0] / 1.702, down[1]
+    elif isinstance(activation, nn.GELU) and activation.approximate == "none":
+        name = "gelu"
+    rise, fall = half_layer(up, dtype, name), half_layer(down, dtype)
+    if name != "none":
+        return lambda x: fall(rise(x))
+    return lambda x: fall(activation(rise(x)))
+
+
+def _times(factor: float, layer: Layer) -> Layer:
+    weight, bias = layer
+    return weight * factor, None if bias is None else bias * factor
+
+
+def project(block: Block, x: Tensor) -> Sequence[Tensor]:
+    """Return queries, keys and values (..., C) of the residual stream (..., C)."""
+    return block.project(block.norm(x)).chunk(3, dim=-1)
+
+
+def after_projection(
+    block: Block, x: Tensor, qkv: Sequence[Tensor], mask: Tensor | None = None
+) -> Tensor:
+    """Do the rest of a block: attention, its output, the MLP.
+
+    Parameters
+    ----------
+    x : (W, m, C) float32, the tokens that ask
+    qkv : queries (W, m, C), keys and values (W, n, C)
+    mask : see :func:`.attention.packing_mask`
+    """
+    x = x + block.scale(block.out(attend(qkv, block.heads, mask)))
+    return x + block.mlp_scale(block.mlp(block.mlp_norm(x)))
+
+
+def run_blocks(
+    blocks: Sequence[Block], x: Tensor, wanted: Collection[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run tokens (B, n, C) through all blocks.
+
+    Returns
+    -------
+    (last tokens, {block, counted from 1: tokens after it} of those that are wanted)
+    """
+    taken, mask = {}, None
+    for number, block in enumerate(blocks, 1):
+        qkv = project(block, x)
+        if number == 1:
+            mask = packing_mask(len(x), x.shape[1], x.shape[1], x.device, qkv[0].dtype)
+        x = after_projection(block, x, qkv, mask)
+        if number in wanted:
+            taken[number] = x
+    return x, taken
