@@ -55,6 +55,7 @@ class Backbone(ABC):
     head_blocks : blocks that the heads read besides the last
     n_windows_per_pass : bounds the memory of the window pass; None is
         :func:`.window_parts.windows_at_once`
+    compile : whether blocks go through torch.compile, see :func:`.compiling.fast`
     """
 
     name: str
@@ -76,6 +77,7 @@ class Backbone(ABC):
     is_clip: bool = True
     head_blocks: tuple[int, ...] = ()
     n_windows_per_pass: int | None = None
+    compile: bool | str = False
 
     # ---- what each tower provides -----------------------------------------------------------
     @abstractmethod

@@ -158,3 +158,33 @@ def run_blocks(
         if number in wanted:
             taken[number] = x
     return x, taken
+
+
+def run_windows(
+    blocks: Sequence[Block], x: Tensor, qkv: Tensor, image: Tensor, rows: Tensor
+) -> Tensor:
+    """Run windows through all blocks, but for two things that change no number.
+
+    The first block's projections see one token each, so windows share them; and in the last block
+    only CLS asks, since the head reads nothing else.
+
+    Parameters
+    ----------
+    x : tokens (B, 1 + N, C) that enter block 1
+    qkv : (B, 1 + N, 3 C), what the first block projects them to
+    image, rows : (W, 1) and (W, n): images and tokens of W windows
+
+    Returns
+    -------
+    (W, 1, C), CLS after the last block
+    """
+    first, *middle, last = blocks
+    x, qkv = x[image, rows], qkv[image, rows]
+    count, n = x.shape[:2]
+    mask = packing_mask(count, n, n, x.device, qkv.dtype)
+    x = after_projection(first, x, qkv.chunk(3, dim=-1), mask)
+    for block in middle:
+        x = after_projection(block, x, project(block, x), mask)
+    query, key, value = project(last, x)
+    mask = packing_mask(count, 1, n, x.device, query.dtype)
+    return after_projection(last, x[:, :1], (query[:, :1], key, value), mask)

@@ -23,6 +23,7 @@ from ..data import fetch
 from . import dinov2
 from .backbone import Backbone
 from .blocks import Precision, run_blocks, taken_apart
+from .compiling import fast
 from .patches import embed_pixels
 from .sentences import MiniLM
 from .text_towers import BertText
@@ -158,7 +159,7 @@ class Embedded(Backbone):
     def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         modules = self.tower.blocks
         kept = self.kept(f"blocks {self.precision}", lambda: taken_apart(modules, self.precision))
-        return run_blocks(kept, tokens, blocks)
+        return fast(self, run_blocks, kept, tokens, tuple(blocks))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         return self.tower.norm(tokens)

@@ -70,6 +70,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     quick_gelu: bool | None = None,
+    compile: bool = False,
 ) -> Embedded | OpenClip:
     """Load a backbone; each call gives a new one.
 
@@ -87,6 +88,8 @@ def load(
         open_clip's tables say of the weights; where they say nothing of a local file, a warning
         tells. False with OpenAI's weights is APRIL-GAN's mismatch, from which its official results
         come.
+    compile : run the blocks through torch.compile, for a GPU: the first batch of each size takes
+        much longer, later ones less. Where it fails, a warning says so, and they run as they are
 
     Raises
     ------
@@ -101,7 +104,9 @@ def load(
                 f"the embedded model has one set of weights: pretrained={pretrained!r} and "
                 f"quick_gelu={quick_gelu!r} are for open_clip's models."
             )
-        return embedded.load_embedded(image_size, device, precision)
+        model = embedded.load_embedded(image_size, device, precision)
+        model.compile = compile
+        return model
     pretrained = _checked(name, pretrained, image_size)
     random = pretrained == "random"
     if quick_gelu is None:
@@ -140,7 +145,7 @@ def load(
             "only PyPI."
         ) from error
     preprocess = getattr(model.visual, "preprocess_cfg", {}) or {}
-    return OpenClip(
+    backbone = OpenClip(
         model,
         cast(Any, open_clip.get_tokenizer(name)),
         name,
@@ -150,6 +155,8 @@ def load(
         mean=preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN),
         std=preprocess.get("std", open_clip.OPENAI_DATASET_STD),
     )
+    backbone.compile = compile
+    return backbone
 
 
 def _checked(name: str, pretrained: Path | str | None, image_size: Any) -> str:

@@ -8,9 +8,9 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from .attention import packing_mask
 from .backbone import Backbone
-from .blocks import Block, Precision, after_projection, project, run_blocks, taken_apart
+from .blocks import Block, Precision, run_blocks, run_windows, taken_apart
+from .compiling import fast
 from .cores import no_autocast
 from .patches import embed_pixels
 from .text_batches import encode_alike
@@ -79,7 +79,7 @@ class OpenClip(Backbone):
 
     def run(self, tokens: Tensor, blocks: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         if self.plain:
-            return run_blocks(self._blocks(), tokens, blocks)
+            return fast(self, run_blocks, self._blocks(), tokens, tuple(blocks))
         order = sorted(blocks)
         indices = [block - 1 for block in order] or [0]
         with self.half_products():
@@ -111,23 +111,9 @@ class OpenClip(Backbone):
     def run_windows(
         self, shared: tuple[Tensor, ...], image: Tensor, rows: Tensor
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Run windows as the tower does, but for two things that change no number.
-
-        The first block's projections are shared, and in the last block only CLS asks: the head
-        reads nothing else.
-        """
         if len(shared) == 1:  # blocks of another build
             return super().run_windows(shared, image, rows)
-        first, *middle, last = self._blocks()
-        x, qkv = (each[image, rows] for each in shared)
-        n, device, dtype = x.shape[1], x.device, qkv.dtype
-        mask = packing_mask(len(x), n, n, device, dtype)
-        x = after_projection(first, x, qkv.chunk(3, dim=-1), mask)
-        for block in middle:
-            x = after_projection(block, x, project(block, x), mask)
-        query, key, value = project(last, x)
-        mask = packing_mask(len(x), 1, n, device, dtype)
-        return after_projection(last, x[:, :1], (query[:, :1], key, value), mask), {}
+        return fast(self, run_windows, self._blocks(), *shared, image, rows), {}
 
     def patch_head(self, last: Tensor, taken: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         return self.visual.ln_post(last)[:, 1:] @ self.visual.proj
