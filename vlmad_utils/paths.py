@@ -119,8 +119,10 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def content_hash(image: str | Path | np.ndarray) -> str:
+def content_hash(image: str | Path | bytes | np.ndarray) -> str:
     """Return the SHA-256 of a file's bytes, or of an array's shape and bytes: 40 hex digits."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()[:40]
     if isinstance(image, np.ndarray):
         head = f"{image.shape}{image.dtype}".encode()
         return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()[:40]

@@ -18,7 +18,7 @@ from fixtures.counting import Tiny
 from PIL import Image
 
 from vlmad_utils import data, features
-from vlmad_utils.features import batches, encoding
+from vlmad_utils.features import encoding, reading
 from vlmad_utils.models.dense import DPAM
 
 
@@ -247,12 +247,19 @@ def test_unreadable_image_is_named_and_the_rest_is_kept(index, tmp_path):
 @pytest.mark.parametrize(
     "asked",
     [{"blocks": [True]}, {"blocks": [2.0]}, {"blocks": ["last"]}, {"windows": ["2x2"]}]
-    + [{"windows": [None]}, {"windows": 9}, {"batch_size": 0}, {"on_error": "ignore"}],
+    + [
+        {"windows": [None]},
+        {"windows": 9},
+        {"batch_size": 0},
+        {"batch_size": "all"},
+        {"on_error": "ignore"},
+    ],
     ids=str,
 )
 def test_a_bad_request_is_refused_before_anything_is_read(tmp_path, monkeypatch, asked):
-    monkeypatch.setattr(encoding, "content_hash", lambda image: pytest.fail(f"{image} was read"))
-    monkeypatch.setattr(data, "read_image", lambda image: pytest.fail(f"{image} was read"))
+    for part in ("read_only", "read_and_hash", "read_ahead"):
+        monkeypatch.setattr(reading, part, lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(encoding, "read_ahead", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(ValueError, match="found"):
         features.encode(Tiny(), ["none.png"], store=tmp_path / "store", **asked)
     assert not list(tmp_path.iterdir())
@@ -348,8 +355,8 @@ def test_a_batch_too_large_for_memory_goes_in_halves():
 
 def test_pictures_are_read_ahead_but_not_all_of_them(monkeypatch):
     read, seen = [], []
-    load = batches.load
-    monkeypatch.setattr(batches, "load", lambda model, item: (read.append(1), load(model, item))[1])
+    load = reading.read_and_hash
+    monkeypatch.setattr(reading, "read_and_hash", lambda *a: (read.append(1), load(*a))[1])
 
     class Watching(Tiny):
         def encode_image(self, pixels, **wanted):

@@ -3,5 +3,6 @@
 from .arrays import Arrays, Features
 from .encoding import encode, keys
 from .kinds import disk_need
+from .reading import EncodingError
 
-__all__ = ["Arrays", "Features", "disk_need", "encode", "keys"]
+__all__ = ["Arrays", "EncodingError", "Features", "disk_need", "encode", "keys"]

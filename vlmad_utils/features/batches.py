@@ -1,31 +1,28 @@
 """Bring images through a model into the store, batch by batch.
 
-An image goes from its file through ``read_image`` and ``Backbone.preprocess`` (:func:`load`), in
-a batch through ``Backbone.encode_image`` (:func:`forward`), is rounded and stored
-(:func:`encode_batch`). Batches run in this process, or on the workers of a Dask cluster.
+What was read (:mod:`.reading`) goes in a batch to the device and through ``Backbone.encode_image``
+(:func:`forward`), is rounded there, and stored by a thread (:mod:`.writing`). Batches run in this
+process, or on the workers of a Dask cluster.
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
 
 from .. import data
+from ..models import resize
 from ..models.backbone import Backbone
-from ..store import SYSTEM_LIMITS, MemoryStore, Store
-from .kinds import request, stored_type
-
-Item = str | os.PathLike[str] | np.ndarray  # an image: its path, or (H, W, 3) uint8, RGB
-Failures = dict[str, Exception]  # {key of an image: why it could not be encoded}
-Result = TypeVar("Result")
+from ..store import MemoryStore, Store
+from .kinds import torch_type
+from .reading import EncodingError, Item, name_of, read_ahead, reader
+from .sizes import BatchSize, chosen, within_memory
+from .writing import WAITING, Failures, Writer
 
 
 class Job(NamedTuple):
@@ -36,37 +33,173 @@ class Job(NamedTuple):
     kinds: tuple[str, ...]  # what the store lacks of it
 
 
+Ready = tuple[Job, torch.Tensor | Exception | None]  # and what reading it gave
+
+
 def run(
-    model: Backbone, jobs: Sequence[Job], store: Store, batch_size: int
-) -> Iterator[tuple[list[Job], Failures]]:
-    """Yield each batch, once it is stored, and what failed in it.
+    model: Backbone, ready: Iterator[Ready], store: Store, batch_size: BatchSize
+) -> Generator[tuple[int, Failures], None, None]:
+    """Encode images and store them; yield for each batch its size and what failed in it.
+
+    The last yield tells what failed after its batch, with the size 0.
+
+    Raises
+    ------
+    EncodingError where the GPU fails; what was encoded before is then stored.
+    """
+    first = next(ready, None)
+    if first is None:  # then nothing is measured, either
+        return
+    size, on_device = chosen(model, first[0].kinds, batch_size), Loader(model)
+    flying: deque[list[Item]] = deque(maxlen=WAITING + 2)
+    try:
+        with Writer(store) as writer:
+            for batch in batched(chain([first], ready), size):
+                flying.append([job.item for job, _ in batch])
+                yield len(batch), _encode(model, batch, store, on_device, writer)
+    except RuntimeError as error:
+        if not of_the_gpu(error):
+            raise
+        raise EncodingError(
+            f"the GPU failed ({error}) while it worked on {_names(flying)}. What was encoded "
+            "before is stored: restart this process and run it again, only the rest is computed."
+        ) from error
+    yield 0, writer.failures
+
+
+def batched(items: Iterable[Any], n: int) -> Iterator[list[Any]]:
+    """Yield lists of n items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch
+
+
+def of_the_gpu(error: RuntimeError) -> bool:
+    """Return whether an error is the driver's; too little memory is not."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    driver = getattr(torch, "AcceleratorError", None)  # since PyTorch 2.8
+    return (driver is not None and isinstance(error, driver)) or "CUDA error" in str(error)
+
+
+def _names(flying: Iterable[list[Item]]) -> str:
+    names = [name_of(item) for items in flying for item in items]
+    more = f" and {len(names) - 5} more images" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+class Loader:
+    """Bring images to the device of a model, on a GPU while it still works on others."""
+
+    def __init__(self, model: Backbone) -> None:
+        self.model = model
+        self.device = torch.device(model.device)
+        real = self.device.type == "cuda" and torch.cuda.is_available()
+        self._stream = torch.cuda.Stream(self.device) if real else None
+
+    def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the pixels (B, 3, H, W) float32 that the model sees.
+
+        Parameters
+        ----------
+        images : from :func:`.reading.reader`: uint8 of any size for a GPU, else pixels
+        """
+        if self.device.type != "cuda":
+            return torch.stack(list(images))
+        model = self.model
+        asked = (model.image_size, model.mean, model.std, self.device)
+        if self._stream is None:
+            return resize.pixels(images, *asked)
+        with torch.cuda.stream(self._stream):
+            pixels = resize.pixels(images, *asked)
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._stream)
+        pixels.record_stream(now)  # its memory was taken for the other stream
+        return pixels
+
+
+def _encode(
+    model: Backbone, batch: Sequence[Ready], store: Store, on_device: Loader, writer: Writer
+) -> Failures:
+    """Encode a batch and hand over what the store lacks; return the images that were not read.
+
+    Images of one batch may lack different kinds. Those that lack the same go through the model
+    together.
+    """
+    read = [(job, image) for job, image in batch if isinstance(image, torch.Tensor)]
+    lacking: dict[str, set[str]] = {}  # another process may have stored some since they were read
+    for kind in {kind for job, _ in read for kind in job.kinds}:
+        lacking[kind] = set(store.lacking(kind, [j.key for j, _ in read if kind in j.kinds]))
+    groups: dict[tuple[str, ...], list[tuple[Job, torch.Tensor]]] = {}
+    for job, image in read:
+        kinds = tuple(kind for kind in job.kinds if job.key in lacking[kind])
+        if kinds:
+            groups.setdefault(kinds, []).append((job, image))
+    for kinds, group in sorted(groups.items(), key=lambda pair: pair[0]):
+        arrays = forward(model, on_device([image for _, image in group]), kinds)
+        writer.put([job.key for job, _ in group], arrays)
+    return {job.key: image for job, image in batch if isinstance(image, Exception)}
+
+
+def forward(model: Backbone, pixels: torch.Tensor, kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return arrays (B, ...) of these kinds for pixels (B, 3, H, W), rounded as they are stored.
+
+    What is beyond float16 becomes infinite.
+    """
+    found = within_memory(model, pixels, kinds)
+    return {kind: found[kind].to(torch_type(kind)) for kind in kinds}
+
+
+# ---- on a Dask cluster ------------------------------------------------------------------------
+
+
+def cluster(store: Store) -> Any:
+    """Return joblib's active backend if it can encode for a store, else None.
 
     joblib's own backends would send a copy of the model to their processes with each batch, so
-    only a cluster that keeps the model on its workers gets batches. It needs a store on disk:
-    what a worker puts into its own memory is lost.
+    only a cluster that keeps the model on its workers gets batches (Dask's). It needs a store on
+    disk: what a worker puts into its own memory is lost.
     """
-    batches = [list(jobs[i : i + batch_size]) for i in range(0, len(jobs), batch_size)]
     backend, _ = get_active_backend()
-    keeps_the_model = hasattr(backend, "data_futures")  # Dask's
-    if not batches or not keeps_the_model or isinstance(store, MemoryStore):
-        yield from zip(batches, _run_here(model, batches, store))
+    return (
+        backend if hasattr(backend, "data_futures") and not isinstance(store, MemoryStore) else None
+    )
+
+
+def run_on_cluster(
+    model: Backbone, ready: Iterator[Ready], store: Store, batch_size: BatchSize, backend: Any
+) -> Generator[tuple[int, Failures], None, None]:
+    """Do what :func:`run` does on the workers of a cluster, which read the images themselves."""
+    jobs = [job for job, _ in ready]
+    if not jobs:
         return
+    batches = list(batched(jobs, chosen(model, jobs[0].kinds, batch_size)))
     with _sent_once(model, backend):
         results = Parallel(return_as="generator")(
             delayed(_run_on_worker)(model, batch, store) for batch in batches
         )
-    yield from zip(batches, results)
-
-
-def _run_here(model: Backbone, batches: Iterable[list[Job]], store: Store) -> Iterator[Failures]:
-    for batch, pixels in read_ahead(model, batches):
-        yield encode_batch(model, batch, list(pixels), store)
+    yield from zip(map(len, batches), results)
 
 
 def _run_on_worker(model: Backbone, batch: list[Job], store: Store) -> Failures:
     """Read the images there, too: paths are short, pixels are not."""
-    [failures] = _run_here(model, [batch], store)
+    failures: Failures = {}
+    for _, failed in run(model, _read_again(model, batch, store), store, len(batch)):
+        failures |= failed
     return failures
+
+
+def _read_again(model: Backbone, batch: list[Job], store: Store) -> Iterator[Ready]:
+    """Yield a batch's images as long as their files still hold what was hashed."""
+    read = reader(model, list(dict.fromkeys(kind for job in batch for kind in job.kinds)), store)
+    items = [job.item for job in batch]
+    for job, (_, found) in zip(
+        batch, read_ahead(read, items, model.device, len(batch), len(batch))
+    ):
+        if found.key not in ("", job.key):
+            yield job, data.DataError("the file changed while it was encoded: run this again")
+        elif found.image is not None:  # else another process has stored it
+            yield job, found.image
 
 
 def _sent_once(model: Backbone, backend: Any) -> AbstractContextManager:
@@ -80,100 +213,3 @@ def _sent_once(model: Backbone, backend: Any) -> AbstractContextManager:
         wait_for_workers_timeout=backend.wait_for_workers_timeout,
         **backend.submit_kwargs,
     )
-
-
-def read_ahead(
-    model: Backbone, batches: Iterable[list[Job]], n: int = 2
-) -> Iterator[tuple[list[Job], Iterator[torch.Tensor | Exception]]]:
-    """Yield batches with their pixels; threads read up to n further ones while the model works."""
-    read = partial(attempt, partial(load, model))
-    with ThreadPoolExecutor(4) as pool:
-        waiting = deque()
-        for batch in batches:
-            waiting.append((batch, pool.map(read, [job.item for job in batch])))
-            if len(waiting) > n:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def load(model: Backbone, item: Item) -> torch.Tensor:
-    """Return the pixels (3, H, W) that the model sees of an image."""
-    return model.preprocess(item if isinstance(item, np.ndarray) else data.read_image(item))
-
-
-def attempt(function: Callable[[Item], Result], item: Item) -> Result | Exception:
-    """Return what a function makes of an image, or the exception if the image is to blame.
-
-    Raises
-    ------
-    OSError or MemoryError for what no image is to blame for, such as too many open files.
-    """
-    try:
-        return function(item)
-    except MemoryError:
-        raise
-    except Exception as error:  # reported by name by the caller, never swallowed
-        if isinstance(error, OSError) and error.errno in SYSTEM_LIMITS:
-            advice = f"{os.strerror(error.errno)}, no image is to blame. "
-            advice += SYSTEM_LIMITS[error.errno]
-            raise OSError(error.errno, advice, error.filename) from error
-        return error
-
-
-def encode_batch(
-    model: Backbone,
-    batch: Sequence[Job],
-    pixels: Sequence[torch.Tensor | Exception],
-    store: Store,
-) -> Failures:
-    """Encode a batch, store what the store lacks, and return what failed.
-
-    Images of one batch may lack different kinds. Those that lack the same go through the model
-    together.
-    """
-    failures: Failures = {}
-    groups: dict[tuple[str, ...], list[tuple[str, torch.Tensor]]] = {}
-    for job, image in zip(batch, pixels):
-        if isinstance(image, Exception):
-            failures[job.key] = image
-            continue
-        # another process may have stored some since the job was made
-        lacking = tuple(kind for kind in job.kinds if not store.has(kind, job.key))
-        if lacking:
-            groups.setdefault(lacking, []).append((job.key, image))
-    for kinds, group in sorted(groups.items(), key=lambda pair: pair[0]):
-        arrays = forward(model, torch.stack([image for _, image in group]), kinds)
-        for i, (key, _) in enumerate(group):
-            strange = [kind for kind in kinds if not np.isfinite(arrays[kind][i]).all()]
-            if strange:
-                failures[key] = data.DataError(
-                    f"the model gave NaN or numbers beyond 65504 ({', '.join(strange)}): check "
-                    "its weights and its precision"
-                )
-                continue
-            for kind in kinds:
-                store.put(kind, key, arrays[kind][i])
-    return failures
-
-
-def forward(model: Backbone, pixels: torch.Tensor, kinds: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return arrays (B, ...) of these kinds for pixels (B, 3, H, W), rounded as they are stored."""
-    if torch.device(model.device).type == "cuda":
-        pixels = pixels.pin_memory()  # copied while the GPU works
-    found = _within_memory(model, pixels, request(kinds))
-    with np.errstate(over="ignore"):  # what is beyond float16 becomes infinite; the caller looks
-        return {kind: found[kind].numpy().astype(stored_type(kind)) for kind in kinds}
-
-
-def _within_memory(
-    model: Backbone, pixels: torch.Tensor, asked: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Call ``model.encode_image``; halve a batch that is too large for the memory of a GPU."""
-    try:
-        return model.encode_image(pixels, **asked)
-    except torch.OutOfMemoryError:
-        if len(pixels) == 1:
-            raise
-    torch.cuda.empty_cache()  # after the except block: what the traceback held is free by now
-    halves = [_within_memory(model, half, asked) for half in pixels.tensor_split(2)]
-    return {kind: torch.cat([half[kind] for half in halves]) for kind in halves[0]}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..models.backbone import Backbone
 from ..models.windows import window_indices
@@ -49,6 +50,11 @@ def request(kinds: Sequence[str]) -> dict[str, Any]:
 def stored_type(kind: str) -> np.dtype:
     """Return the type in which a kind is stored: float16, but float32 for the image embedding."""
     return np.dtype(np.float32 if kind == "image" else np.float16)
+
+
+def torch_type(kind: str) -> torch.dtype:
+    """Return :func:`stored_type` as PyTorch names it."""
+    return torch.float32 if kind == "image" else torch.float16
 
 
 def shape_of(model: Backbone, kind: str) -> tuple[int, ...]:

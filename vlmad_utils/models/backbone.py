@@ -51,6 +51,7 @@ class Backbone(ABC):
     fingerprint : hash of identity, precision and :data:`ENCODING`: keys the feature store
     text_rows : embeddings (D,) of the prompts that were asked of this object
     made : what :meth:`kept` keeps
+    batch_sizes : {kinds of features: images that the memory of the device holds at once}
     is_clip : False for the embedded model, whose numbers must never be quoted as CLIP's
     head_blocks : blocks that the heads read besides the last
     n_windows_per_pass : bounds the memory of the window pass; None is
@@ -74,6 +75,7 @@ class Backbone(ABC):
     fingerprint: str
     text_rows: dict[str, Tensor]
     made: dict[str, Any]
+    batch_sizes: dict[tuple[str, ...], int]
     is_clip: bool = True
     head_blocks: tuple[int, ...] = ()
     n_windows_per_pass: int | None = None
@@ -279,8 +281,8 @@ class Backbone(ABC):
         return self.made[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: neither texts nor what can be made again."""
-        return {**self.__dict__, "text_rows": {}, "made": {}}
+        """Return what a copy in another process needs: no texts, nothing that is made again there."""
+        return {**self.__dict__, "text_rows": {}, "made": {}, "batch_sizes": {}}
 
     def _set_fingerprint(self, states: Iterable[Mapping[str, Tensor]], **facts: Any) -> None:
         """Set identity and fingerprint from the towers' weights and all else that makes the model.
@@ -291,6 +293,7 @@ class Backbone(ABC):
         facts : architecture and preprocessing, of types whose repr says all
         """
         self.text_rows, self.made = {}, {}
+        self.text_rows, self.batch_sizes = {}, {}
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())
         for state in states:
             for key in sorted(state):

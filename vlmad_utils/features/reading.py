@@ -1,0 +1,295 @@
+"""Read images ahead of the model: each file once, for its hash and its pixels.
+
+Threads read for a CPU, whose cores the model needs itself. For a GPU processes read, one a core:
+they hold neither the model nor the GPU, and send images through shared memory.
+"""
+
+import os
+import pickle
+import shutil
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import joblib
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .. import data
+from ..models import resize
+from ..models.backbone import Backbone
+from ..paths import content_hash
+from ..store import SYSTEM_LIMITS, Store
+
+Item = str | os.PathLike[str] | np.ndarray  # an image: its path, or (H, W, 3) uint8, RGB
+Prepare = Callable[[np.ndarray], torch.Tensor]
+Result = TypeVar("Result")
+
+LARGE = 2**28  # bytes of a file that is not held in memory beside its image
+THREADS = 4
+FEW = 64  # images for which no processes are started
+SHARED = 2**30  # bytes of shared memory that processes want to find free
+PER_PROCESS = 4  # images that each process reads ahead
+
+
+class EncodingError(RuntimeError):
+    """Say what broke off a run, a process that reads or the GPU, and what to do."""
+
+
+class Reading(NamedTuple):
+    """What reading an image gave.
+
+    Attributes
+    ----------
+    key : content hash; empty where the file could not be read, or nobody asked for it
+    lacks : kinds that the store lacks of it
+    image : what goes to the model, or why it could not be read; None where nothing is lacking
+    """
+
+    key: str
+    lacks: tuple[str, ...]
+    image: torch.Tensor | Exception | None
+
+
+Read = Callable[[Item], Reading]
+
+
+class _Raised(NamedTuple):
+    """An error that no image is to blame for, on its way from a process."""
+
+    error: Exception
+
+
+def reader(model: Backbone, kinds: Sequence[str] | None = None, store: Store | None = None) -> Read:
+    """Return what reads an image for a model, and decodes it only if the store lacks some kinds.
+
+    Without a store each image is decoded, and none is hashed.
+    """
+    prepare: Prepare
+    if torch.device(model.device).type == "cuda":  # the model itself stays here
+        prepare = partial(resize.for_device, model.image_size)
+    else:
+        prepare = model.preprocess
+    if store is None:
+        return partial(read_only, prepare)
+    return partial(read_and_hash, prepare, tuple(kinds or ()), store)
+
+
+def read_only(prepare: Prepare, item: Item) -> Reading:
+    """Read an image and nothing else."""
+    return Reading("", (), attempt(lambda item: prepare(_decoded(_content(item), item)), item))
+
+
+def read_and_hash(
+    prepare: Prepare | None, kinds: Sequence[str], store: Store, item: Item
+) -> Reading:
+    """Hash an image; prepare it if the store lacks some kinds of it.
+
+    Parameters
+    ----------
+    prepare : turns the array (H, W, 3) uint8 into what goes to the model; None only hashes
+    """
+    content = attempt(_content, item)
+    if isinstance(content, Exception):
+        return Reading("", (), content)
+    key = attempt(_hash, content if isinstance(content, bytes) else item)
+    if isinstance(key, Exception):
+        return Reading("", (), key)
+    lacks = tuple(kind for kind in kinds if not store.has(kind, key))
+    if not lacks or prepare is None:
+        return Reading(key, lacks, None)
+    return Reading(key, lacks, attempt(lambda item: prepare(_decoded(content, item)), item))
+
+
+def _content(item: Item) -> bytes | None:
+    """Return the bytes of a file; None for an array, and for a file too large to hold."""
+    if isinstance(item, np.ndarray):
+        return None
+    if not isinstance(item, (str, os.PathLike)):
+        raise TypeError("an image is a path or an array (H, W, 3)")
+    with open(item, "rb") as file:
+        return None if os.fstat(file.fileno()).st_size > LARGE else file.read()
+
+
+def _hash(found: bytes | Item) -> str:
+    """Return the content hash of a file, of its bytes, or of an array."""
+    return content_hash(Path(found) if isinstance(found, os.PathLike) else found)
+
+
+def _decoded(content: bytes | None, item: Item) -> np.ndarray:
+    if isinstance(item, np.ndarray):
+        return item
+    return data.read_image(item) if content is None else data.decode_image(content, item)
+
+
+def name_of(item: Item) -> str:
+    """Return what an image is called in messages."""
+    if isinstance(item, np.ndarray):
+        return f"array {item.shape}"
+    return str(item) if isinstance(item, (str, os.PathLike)) else type(item).__name__
+
+
+def attempt(function: Callable[[Any], Result], item: Any) -> Result | Exception:
+    """Return what a function makes of an image, or the exception if the image is to blame.
+
+    Raises
+    ------
+    OSError or MemoryError for what no image is to blame for, such as too many open files.
+    """
+    try:
+        return function(item)
+    except MemoryError:
+        raise
+    except Exception as error:  # reported by name by the caller, never swallowed
+        if isinstance(error, OSError) and error.errno in SYSTEM_LIMITS:
+            advice = f"{os.strerror(error.errno)}, no image is to blame. "
+            advice += SYSTEM_LIMITS[error.errno]
+            raise OSError(error.errno, advice, error.filename) from error
+        return error
+
+
+def read_ahead(
+    read: Read, items: Iterable[Item], device: torch.device | str, n: int | None, ahead: int
+) -> Generator[tuple[Item, Reading], None, None]:
+    """Yield images and what reading them gave, in their order, while further ones are read.
+
+    ``items`` may be endless: it is asked for few more than were taken.
+
+    Parameters
+    ----------
+    device : of the model
+    n : number of images, None where nobody knows
+    ahead : images that threads read ahead
+    """
+    if processes_pay(device, n):
+        return in_processes(read, items, joblib.cpu_count())
+    if torch.device(device).type == "cuda":
+        return in_threads(partial(_pinned, read), items, ahead, max(THREADS, joblib.cpu_count()))
+    return in_threads(read, items, ahead, THREADS)
+
+
+def _pinned(read: Read, item: Item) -> Reading:
+    """Read an image into memory that a GPU copies by itself."""
+    found = read(item)
+    if isinstance(found.image, torch.Tensor):
+        return found._replace(image=found.image.pin_memory())
+    return found
+
+
+def processes_pay(device: torch.device | str, n: int | None) -> bool:
+    """Return whether processes read faster than threads, and can be had.
+
+    They start by fork, where a script needs no ``if __name__ == "__main__"``. A process that may
+    have no children, as a worker of Dask, reads in threads. So does one with little shared memory
+    (in Docker see ``--shm-size``).
+    """
+    if torch.device(device).type != "cuda" or (n is not None and n < FEW):
+        return False
+    if not sys.platform.startswith("linux") or current_process().daemon or joblib.cpu_count() < 2:
+        return False
+    return os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free >= SHARED
+
+
+def in_threads(
+    read: Read, items: Iterable[Item], ahead: int, threads: int
+) -> Generator[tuple[Item, Reading], None, None]:
+    """Read in threads, ``ahead`` images further than what was taken."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(read, item)))
+                if len(waiting) > ahead:
+                    first, found = waiting.popleft()
+                    yield first, found.result()
+            while waiting:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        finally:
+            for _, found in waiting:  # after an error nobody waits for them
+                found.cancel()
+
+
+class _Each(Dataset):
+    """Read any item in a process of a DataLoader, whose sampler gives the items themselves."""
+
+    def __init__(self, read: Read) -> None:
+        self.read = read
+
+    def __getitem__(self, index: Item) -> Reading | _Raised:
+        try:
+            found = self.read(index)
+        except Exception as error:  # a DataLoader would hide it in the text of a traceback
+            return _Raised(_sendable(error))
+        if isinstance(found.image, Exception):
+            return found._replace(image=_sendable(found.image))
+        return found
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that another process can read."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return data.DataError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def in_processes(
+    read: Read, items: Iterable[Item], processes: int
+) -> Generator[tuple[Item, Reading], None, None]:
+    """Read in processes, which start by fork and end with the generator.
+
+    Raises
+    ------
+    EncodingError where one of them died, e.g. killed because memory ran out.
+    """
+    waiting: deque[Item] = deque()
+
+    def told() -> Iterator[Item]:
+        for item in items:
+            waiting.append(item)
+            yield item
+
+    loader = DataLoader(
+        _Each(read),
+        sampler=told(),
+        batch_size=None,
+        num_workers=processes,
+        prefetch_factor=PER_PROCESS,
+        collate_fn=_same,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # else it would draw from the user's
+    )
+    with warnings.catch_warnings():  # of Python 3.12 and later; they run no code of torch's threads
+        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+        found = iter(loader)
+    while True:
+        try:
+            reading = next(found)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise EncodingError(
+                f"a process that reads images died ({error}). What was encoded before is stored. "
+                "It was killed, often because memory ran out: free memory and run this again, "
+                "only the rest is computed."
+            ) from error
+        if isinstance(reading, _Raised):
+            raise reading.error
+        # the thread that pins memory makes a list of a tuple
+        yield waiting.popleft(), reading._replace(lacks=tuple(reading.lacks))
+
+
+def _same(found: Any) -> Any:
+    return found

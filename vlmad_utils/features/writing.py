@@ -1,0 +1,146 @@
+"""Write encoded batches to the store in a thread, while the device computes the next one."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import torch
+
+from .. import data
+from ..store import MemoryStore, Store
+
+WAITING = 2  # batches that may wait: more would only fill memory
+Failures = dict[str, Exception]  # {key of an image: why it could not be encoded}
+
+
+class _Batch(NamedTuple):
+    """Arrays on their way to the store."""
+
+    keys: list[str]
+    arrays: dict[str, torch.Tensor]  # on the host, once ``copied`` is over
+    finite: torch.Tensor  # (kinds, B) bool, beside them
+    copied: torch.cuda.Event | None = None
+    held: object = None  # what must live as long as the copy runs
+
+
+class Writer:
+    """Write batches in the order in which they come; the store is sealed at the end.
+
+    After an error the next :meth:`put`, or the end of the ``with`` block, raises it. Batches that
+    were waiting are written first, as far as that goes, so nothing that was computed is lost.
+
+    Attributes
+    ----------
+    failures : {key: error} of images whose arrays are no numbers
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.failures = store, Failures()
+        self._queue: queue.Queue[_Batch | None] = queue.Queue(WAITING)
+        self._error: BaseException | None = None
+        self._copies: torch.cuda.Stream | None = None
+        self._thread = threading.Thread(target=self._work, name="vlmad writer", daemon=True)
+
+    def put(self, keys: Sequence[str], arrays: dict[str, torch.Tensor]) -> None:
+        """Hand over arrays {kind: (B, ...)} of B images, of the types that are stored.
+
+        Raises
+        ------
+        What writing an earlier batch raised.
+        """
+        self._raise()
+        finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in arrays.values()])
+        self._queue.put(self._on_host(list(keys), arrays, finite))
+
+    def _on_host(
+        self, keys: list[str], arrays: dict[str, torch.Tensor], finite: torch.Tensor
+    ) -> _Batch:
+        """Begin to copy a batch to the host, beside what the device computes meanwhile."""
+        device = finite.device
+        if device.type != "cuda" or not torch.cuda.is_available():
+            host = {kind: x.cpu() for kind, x in arrays.items()}
+            return _Batch(keys, host, finite.cpu())
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(device)
+        # a store in memory keeps what it gets, and pinned memory is scarce
+        pinned = not isinstance(self.store, MemoryStore)
+        self._copies.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._copies):
+            host = {
+                kind: torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(
+                    x, non_blocking=True
+                )
+                for kind, x in arrays.items()
+            }
+            good = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
+            good.copy_(finite, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        return _Batch(keys, host, good, copied, (arrays, finite))
+
+    def _work(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            try:
+                if batch.copied is not None:
+                    batch.copied.synchronize()
+                self.failures |= write(self.store, batch.keys, batch.arrays, batch.finite)
+            except BaseException as error:  # raised in the caller's thread
+                self._error = self._error or error
+            del batch  # its memory is free while this waits
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        try:
+            self.store.seal()
+        except Exception:
+            if error is None and self._error is None:  # else the first error says more
+                raise
+        if error is None:
+            self._raise()
+
+
+def write(
+    store: Store, keys: Sequence[str], arrays: dict[str, torch.Tensor], finite: torch.Tensor
+) -> Failures:
+    """Store arrays {kind: (B, ...)} of the host; return the images of which they are no numbers.
+
+    Parameters
+    ----------
+    finite : (kinds, B) bool
+    """
+    failures: Failures = {}
+    for key, column in zip(keys, finite.T.tolist()):
+        strange = [kind for kind, fine in zip(arrays, column) if not fine]
+        if strange:
+            failures[key] = not_finite(strange)
+    good = [i for i, key in enumerate(keys) if key not in failures]
+    for kind, rows in arrays.items() if good else ():
+        rows = rows.numpy()
+        rows = rows if len(good) == len(keys) else rows[good]
+        store.put_rows(kind, [keys[i] for i in good], rows)
+    return failures
+
+
+def not_finite(kinds: Sequence[str]) -> data.DataError:
+    """Return the error of an image of which a model gave no numbers."""
+    return data.DataError(
+        f"the model gave NaN or numbers beyond 65504 ({', '.join(kinds)}): check "
+        "its weights and its precision"
+    )
