@@ -3,6 +3,16 @@
 from .evaluate import evaluate, summarise
 from .grid import Result, encode, run
 from .jobs import KEYS
-from .method import Method, digest
+from .method import BoundMethod, Method, digest
 
-__all__ = ["KEYS", "Method", "Result", "digest", "encode", "evaluate", "run", "summarise"]
+__all__ = [
+    "KEYS",
+    "BoundMethod",
+    "Method",
+    "Result",
+    "digest",
+    "encode",
+    "evaluate",
+    "run",
+    "summarise",
+]

@@ -11,7 +11,9 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 import torch
 
+from ..features import Arrays
 from ..methods import Scores
+from ..methods.scores import Encoded
 from ..models import Backbone
 
 Value = TypeVar("Value")
@@ -49,6 +51,93 @@ class Method:
     def takes(self, k_shot: int) -> bool:
         """Return whether the method is defined for K references."""
         return self.shots == "any" or (k_shot == 0) == (self.shots == "zero")
+
+    def bound(
+        self,
+        prototypes: torch.Tensor | None = None,
+        references: Encoded | None = None,
+        device: str | torch.device | None = None,
+    ) -> "BoundMethod":
+        """Return the method as a function of features alone, for use without a study.
+
+        Parameters
+        ----------
+        prototypes : (2, D) of the object, where text takes part
+        references : encoded normal images; they are read now and held in memory
+        device : where both are held, that of the features to come; None leaves them where they are
+
+        Raises
+        ------
+        ValueError when text or references are missing, or the method takes no references.
+        """
+        k = 0 if references is None else len(references)
+        if not self.takes(k):
+            wanted = "1 or more" if self.shots == "few" else "no"
+            raise ValueError(f"{self.name} takes {wanted} references, found {k}.")
+        if self.ensemble is not None and prototypes is None:
+            raise ValueError(
+                f"{self.name} compares with text: give prototypes, e.g. "
+                f"models.prototypes(model, noun, {self.ensemble!r})."
+            )
+        if references is not None:
+            references = self._held(references if device is None else references.to(device))
+        if prototypes is not None and device is not None:
+            prototypes = prototypes.to(device)
+        return BoundMethod(self, prototypes, references if k else None)
+
+    def _held(self, features: Encoded) -> Arrays:
+        """Return what the method reads of some features, in memory."""
+        return Arrays(
+            features.image,
+            features.grid,
+            features.patches if self.patches else None,
+            {b: features.tokens[b] for b in self.blocks},
+            {w: features.windows[w] for w in self.windows},
+        )
+
+
+@dataclass(frozen=True)
+class BoundMethod:
+    """A method with its prototypes and references: call it with features to get their scores.
+
+    Attributes
+    ----------
+    method, prototypes, references : see :meth:`Method.bound`
+    """
+
+    method: Method
+    prototypes: torch.Tensor | None = None
+    references: Encoded | None = None
+
+    @property
+    def blocks(self) -> tuple[int | str, ...]:
+        """Return the blocks whose tokens are read."""
+        return self.method.blocks
+
+    @property
+    def windows(self) -> tuple[int | str, ...]:
+        """Return the windows that are read."""
+        return self.method.windows
+
+    @property
+    def patches(self) -> bool:
+        """Return whether text-aligned patches are read."""
+        return self.method.patches
+
+    def __call__(self, features: Encoded) -> Scores:
+        """Score images; the scores stay on the device of the features.
+
+        Raises
+        ------
+        ValueError for a transductive method, whose scores would depend on the size of a batch.
+        """
+        scores = self.method.score(features, self.references, self.prototypes)
+        if scores.training == "transductive":
+            raise ValueError(
+                f"{self.method.name} compares all test images with each other, so batches cannot "
+                "be scored one by one: use study.run, or its function on all of them."
+            )
+        return scores
 
 
 class Last(Generic[Value]):

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
-from ..features import Features
 from ..methods import Scores, anomalyclip, april_gan, clip_ac, memory_bank, winclip
 from ..methods.memory_bank import DistanceCache
+from ..methods.scores import Encoded
 from ..models import Backbone, OpenClip
 from . import trained_elsewhere
 from .method import Last, Method, digest
@@ -65,7 +65,7 @@ def winclip_method(
     """Score by WinCLIP at K = 0, by WinCLIP+ with references."""
     cache = DistanceCache() if cache is None else cache
 
-    def score(feats: Features, references: Features | None, text: torch.Tensor) -> Scores:
+    def score(feats: Encoded, references: Encoded | None, text: torch.Tensor) -> Scores:
         if references is None:
             return winclip.zero_shot(feats, text, temperature, windows)
         return winclip.few_shot(feats, references, text, temperature, windows, token, cache=cache)
@@ -96,9 +96,14 @@ def april_gan_method(
     cache = DistanceCache() if cache is None else cache
     zero_shots: Last[Scores] = Last()
 
-    def score(feats: Features, references: Features | None, text: torch.Tensor) -> Scores:
-        made_of = (feats.identity, text.tolist()) if feats.identity else object()
-        zero = zero_shots.get(made_of, lambda: april_gan.zero_shot(feats, text, layers, **options))
+    def score(feats: Encoded, references: Encoded | None, text: torch.Tensor) -> Scores:
+        def make() -> Scores:
+            return april_gan.zero_shot(feats, text, layers, **options)
+
+        if feats.identity is None:
+            zero = make()
+        else:
+            zero = zero_shots.get((feats.identity, str(feats.device), text.tolist()), make)
         if references is None:
             return zero
         return april_gan.few_shot(
