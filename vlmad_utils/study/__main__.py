@@ -14,6 +14,7 @@ from pathlib import Path
 
 import joblib
 import pandas as pd
+import torch
 
 from .. import data, models
 from ..data.index import own_categories
@@ -71,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--shots", nargs="*", type=int, default=[0, 1, 4])
     parser.add_argument("--seeds", type=int, default=3, help="draws of references")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that score")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes (on a GPU threads) that score"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="CSV of tidy rows; the summary goes to the screen"
     )
@@ -85,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         precision=options.precision,
     )
     methods = registry.standard(model, options.methods)
-    with joblib.parallel_config(n_jobs=options.jobs):
+    backend = "threading" if torch.device(model.device).type == "cuda" else "loky"
+    with joblib.parallel_config(backend, n_jobs=options.jobs):
         found = run(model, index, list(methods.values()), options.shots, range(options.seeds))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found.rows.to_csv(options.out, index=False)

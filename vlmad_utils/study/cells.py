@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -47,12 +48,21 @@ class Cell(TypedDict):
     scores: list[float]
 
 
+class Failure(NamedTuple):
+    """What went wrong in a cell, as it comes from a worker: its name, the error, where it was."""
+
+    name: str
+    error: str
+    trace: str
+
+
 class Task(NamedTuple):
     """What a cell is made of, as it goes to a worker.
 
     One tuple, since joblib would spread arrays by themselves and lose them with their worker.
     """
 
+    name: str
     method: Method
     features: Features
     references: Features | None
@@ -85,9 +95,29 @@ def cell_path(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.json"
 
 
-def score_cell(task: Task, size: tuple[int, int], draws: int) -> Cell:
-    """Score and evaluate the images of a cell, and write it where it has a path."""
-    scores = task.method.score(task.features, task.references, task.prototypes)
+def score_cell(task: Task, size: tuple[int, int], draws: int) -> Cell | Failure:
+    """Score and evaluate the images of a cell, and write it where it has a path.
+
+    Returns
+    -------
+    Cell, or Failure for a RuntimeError, such as that of a device or its driver, where cells have a
+    path: the others can be done and kept
+
+    Raises
+    ------
+    Any other error, with the name of the cell in a note.
+    """
+    try:
+        return _scored(task, size, draws)
+    except Exception as error:
+        error.add_note(f"in the cell {task.name}")
+        if task.path and isinstance(error, RuntimeError):
+            return Failure(task.name, f"{type(error).__name__}: {error}", traceback.format_exc())
+        raise
+
+
+def _scored(task: Task, size: tuple[int, int], draws: int) -> Cell:
+    scores = task.method.score(task.features, task.references, task.prototypes).cpu()
     index = task.features.index
     assert index is not None
     cell: Cell = {

@@ -24,7 +24,7 @@ def evaluate(
     Parameters
     ----------
     index : DataFrame of ``data.index``, B test images of one category, labels 0 and 1
-    scores : Scores of the same images in the same order
+    scores : Scores of the same images in the same order, on any device
     size : (H, W) at which maps (bilinear) and masks (binarised first) meet
     draws : of the bootstrap over images; 0 leaves the intervals NaN
 
@@ -51,6 +51,7 @@ def evaluate(
             "scores of different categories are not comparable."
         )
     check_labels(index["label"])
+    scores = scores.cpu()
     labels, image = index["label"].to_numpy(), scores.image.numpy()
     if draws:
         found = evaluation.image_bootstrap(image, labels, n=draws, seed=seed)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from .. import features
 from ..features import Features
 from ..models import Backbone, prompts
 from ..paths import store_folder
-from .cells import Cell, Task, cell_path, read_cell, score_cell
+from .cells import Cell, Failure, Task, cell_path, read_cell, score_cell
 from .checks import check_run
 from .jobs import Images, Job, build_jobs, gather_images
 from .method import Method
@@ -83,12 +84,18 @@ def run(
     Before anything is encoded. ValueError when nothing is left to run, a label is unknown, two
     methods have the same name and prompts, a category has several object names, or the backbone
     cannot give a block or window; DataError when images cannot be read, or a category has too few
-    references.
+    references. At the end: RuntimeError with the names of cells that failed by a RuntimeError, such
+    as that of a device or its driver; with a store all others are done and kept, so that the next
+    run computes only these.
 
     Notes
     -----
     Cells run through joblib: ``with joblib.parallel_config(backend="loky", n_jobs=2)``, or
     ``backend="dask"`` on a cluster that shares the store and the images. Rows do not depend on it.
+
+    With a model on a GPU the methods run there, and only scores and maps leave it. Processes would
+    share the GPU badly, so the cells stay in this one: one at a time, or in threads with
+    ``joblib.parallel_config(backend="threading", n_jobs=4)``.
     """
     methods, shots, seeds = list(methods), list(shots), list(seeds)
     check_run(model, index, methods, shots, seeds)
@@ -147,10 +154,11 @@ def _prepared(
     bank = _encoded(model, images.pool, {job: job.references for job in todo}, kept, progress)
     return [
         Task(
+            job.name,
             replace(job.method, backbone=None),
             test[job.key],
             bank.get(job.key),
-            None if job.texts is None else text[job.texts],
+            None if job.texts is None else text[job.texts].to(test[job.key].device),
             None if folder is None else cell_path(folder, job.key),
         )
         for job in todo
@@ -166,7 +174,8 @@ def _encoded(
 ) -> dict[str, Features]:
     """Encode rows of a table in one pass a backbone; return the features of each cell by its key.
 
-    Nearly always there is one backbone, the one that was given.
+    They are read to the GPU of their backbone, where it has one. Nearly always there is one
+    backbone, the one that was given.
     """
     by_backbone: dict[Backbone, list[Job]] = {}
     for job in rows:
@@ -176,6 +185,8 @@ def _encoded(
     for backbone, jobs in by_backbone.items():
         needed = sorted({row for job in jobs for row in rows[job]})
         feats = encode(backbone, table.iloc[needed], [j.method for j in jobs], store, progress)
+        if torch.device(backbone.device).type == "cuda":
+            feats = feats.to(backbone.device)
         found |= {job.key: feats[np.searchsorted(needed, rows[job])] for job in jobs}
     return found
 
@@ -183,18 +194,43 @@ def _encoded(
 def _scored(
     todo: Sequence[Job], tasks: Sequence[Task], size: tuple[int, int], draws: int, progress: bool
 ) -> dict[str, Cell]:
-    """Score and write the cells, wherever joblib runs them."""
-    made: Iterator[Cell] = Parallel(return_as="generator")(
+    """Score and write the cells, wherever joblib runs them.
+
+    Raises
+    ------
+    RuntimeError with the names of those that failed, when all others are done.
+    """
+    on_gpu = any(task.features.device.type == "cuda" for task in tasks)
+    parallel = Parallel(return_as="generator", require="sharedmem" if on_gpu else None)
+    made: Iterator[Cell | Failure] = parallel(
         delayed(score_cell)(task, size, draws) for task in tasks
     )
     # left out, TQDM_DISABLE decides
     quiet: dict[str, Any] = {} if progress and todo else {"disable": True}
     with tqdm(total=len(todo), desc="score", unit="cell", **quiet) as bar:
-        found = {}
+        found, failed = {}, []
         for job, cell in zip(todo, made, strict=True):
-            found[job.key] = cell
+            if isinstance(cell, Failure):
+                failed.append(cell)
+            else:
+                found[job.key] = cell
             bar.update()
+    if failed:
+        raise _failed(failed, len(todo))
     return found
+
+
+def _failed(failures: Sequence[Failure], of: int) -> RuntimeError:
+    """Return an error that names the cells that failed."""
+    first, *others = failures
+    more = f" Also: {'; '.join(x.name for x in others[:5])}" if others else ""
+    more += f" and {len(others) - 5} more." if len(others) > 5 else "." if others else ""
+    error = RuntimeError(
+        f"{len(failures)} of {of} cells failed; the other {of - len(failures)} are kept in the "
+        f"store, and the next run computes only what is missing. {first.name}: {first.error}.{more}"
+    )
+    error.add_note(first.trace)
+    return error
 
 
 def _tidy(jobs: Sequence[Job], cells: Mapping[str, Cell], facts: Mapping[str, int]) -> Result:

@@ -59,6 +59,13 @@ class Job:
     texts: tuple[tuple[str, ...], ...] | None
     key: str
 
+    @property
+    def name(self) -> str:
+        """Return the name of the cell for messages: data set and category, method, draw."""
+        base = self.base
+        draw = f"K = {base['k_shot']}, seed {base['seed']}"
+        return f"{base['dataset']}/{base['category']}, {base['method']}, {draw}"
+
 
 def gather_images(index: pd.DataFrame, shots: Sequence[int], seeds: Sequence[int]) -> Images:
     """Draw all references, and hash the content of all images.

@@ -76,7 +76,7 @@ def load_or_train(
     progress: bool = True,
     **changes: Any,
 ) -> tuple[Any, Card]:
-    """Return trained weights of a method for a backbone, shipped, kept, or trained now.
+    """Return trained weights of a method, shipped, kept, or trained now, on a backbone's device.
 
     Parameters
     ----------
@@ -162,6 +162,8 @@ def train(
         index = training_index(settings["domain"], settings["limit"], settings["data_seed"])
     blocks = settings["blocks"] if method == "april_gan" else ()
     feats = features.encode(model, index, blocks, store=store, progress=progress)
+    if torch.device(model.device).type == "cuda":
+        feats = feats.to(model.device)
     masks = torch.from_numpy(data.read_masks(index, model.image_size))
     fit = {key: settings[key] for key in ("epochs", "batch_size", "lr", "seed")}
     fit |= {"progress": progress}
@@ -283,7 +285,7 @@ def _content(index: pd.DataFrame) -> str:
 
 def _read(method: str, path: Path, model: Backbone) -> tuple[Learned, Card]:
     if method == "april_gan":
-        return april_gan.load(path)
+        return april_gan.load(path, model.device)
     return anomalyclip.load(path, text_tower(model))
 
 
