@@ -1,0 +1,197 @@
+"""The store on disk: many rows in few files, bundled under readers, writers and kills."""
+
+import math
+import os
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+from fixtures import faults
+from safetensors.numpy import load_file
+
+from vlmad_utils.store import DiskStore, MemoryStore
+from vlmad_utils.store.index import BYTES, ROWS
+
+
+def key(i):
+    return f"{i:040x}"
+
+
+def rows_of(numbers, shape=(3, 4), dtype=np.float16):
+    """Return rows that tell which key they belong to."""
+    rows = np.empty((len(numbers), *shape), dtype)
+    rows[:] = np.asarray(numbers, np.float32).reshape(-1, *[1] * len(shape))
+    return rows
+
+
+def files(store, kind="patches"):
+    return sorted(path.name for path in (store.folder / kind).iterdir())
+
+
+def filled(folder, n, batch, kind="patches"):
+    store = DiskStore(folder, "f")
+    for i in range(0, n, batch):
+        numbers = range(i, min(n, i + batch))
+        store.put_rows(kind, [key(k) for k in numbers], rows_of(numbers))
+    return store
+
+
+def test_a_run_leaves_one_file_a_kind_that_any_reader_of_safetensors_opens(tmp_path):
+    store = filled(tmp_path, 20, 3)
+    assert len(files(store)) == 7
+    store.seal()
+    store.seal()  # nothing more to do
+    [name] = files(store)
+    content = load_file(store.folder / "patches" / name)["x"]
+    # the last, smaller batch comes first; the others are in the order of writing
+    assert np.array_equal(content, rows_of([18, 19, *range(18)]))
+
+
+@pytest.mark.parametrize("opened", ["one", "anew"])
+def test_rows_are_read_in_any_order_type_and_place(tmp_path, opened):
+    store = filled(tmp_path, 40, 8)
+    store.seal()
+    filled(tmp_path, 43, 1) if opened == "anew" else None  # more files, and rows that are twice
+    store = store if opened == "one" else DiskStore(tmp_path, "f")
+    order = [*range(5, 30), 3, 3, 39, 0, *range(12, 2, -2)]
+    memory = MemoryStore()
+    memory.put_rows("patches", [key(i) for i in range(40)], rows_of(range(40)))
+    for dtype in (np.float32, np.float16):
+        for out in (
+            np.zeros((len(order), 3, 4), dtype),
+            np.zeros((2 * len(order), 3, 4), dtype)[::2],
+            np.zeros((len(order), 4, 3), dtype).swapaxes(1, 2),
+        ):
+            for each in (store, memory):
+                out[:] = -1
+                assert each.read("patches", [key(i) for i in order], out) == []
+                assert np.array_equal(out, rows_of(order))
+    out = np.full((3, 3, 4), -1, np.float32)
+    assert store.read("patches", ["no", key(1), "none"], out) == [0, 2]
+    assert np.array_equal(out[1], rows_of([1])[0]) and (out[[0, 2]] == -1).all()
+    assert store.read("patches", [], out[:0]) == [] == store.read("tokens-2", [], out[:0])
+    assert store.read("tokens-2", ["no"], out[:1]) == [0]
+    with pytest.raises(ValueError, match=r"has shape \(3, 4\), expected \(4, 3\)"):
+        store.read("patches", [key(1)], np.zeros((1, 4, 3)))
+
+
+def test_a_large_read_is_shared_by_threads(tmp_path, monkeypatch):
+    store = filled(tmp_path, 64, 8)
+    store.seal()
+    monkeypatch.setattr("vlmad_utils.store.shards.LARGE", 100)
+    monkeypatch.setattr("vlmad_utils.store.shards.CHUNK", 50)
+    monkeypatch.setattr("vlmad_utils.store.shards.ALONE", 7)
+    [path] = (store.folder / "patches").iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    out = np.zeros((64, 3, 4), np.float32)
+    with pytest.warns(UserWarning, match="1 of its 64 arrays are computed again"):
+        assert store.read("patches", [key(i) for i in range(64)], out) == [63]
+    assert np.array_equal(out[:63], rows_of(range(63)))
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path):
+    store = DiskStore(tmp_path, "f")
+    with pytest.raises(ValueError, match="found 2 keys and 3 rows"):
+        store.put_rows("image", ["a", "b"], np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="without blanks"):
+        store.put_rows("image", ["a b"], np.zeros((1, 2)))
+    with pytest.raises(TypeError, match="The store keeps float64.*found complex64"):
+        store.put("image", "a", np.zeros(2, np.complex64))
+    store.put_rows("image", [], np.zeros((0, 2)))
+    assert not list(tmp_path.rglob("*.safetensors")) + list(tmp_path.rglob("*.part"))
+
+
+def test_small_runs_do_not_pile_up_files_and_do_not_copy_all_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlmad_utils.store.index.ROWS", 64)
+    written = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (written.append(os.stat(a).st_size), replace(a, b))
+    )
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    for i in range(300):
+        store = DiskStore(tmp_path, "f")
+        store.put("patches", key(i), rows_of([i])[0])
+        store.lacking("patches", [])
+        store.seal()
+        assert len(files(store)) <= 1 + i // 64 + math.log2(64)
+    assert store.lacking("patches", map(key, range(300))) == []
+    held = sum(path.stat().st_size for path in (store.folder / "patches").iterdir())
+    assert sum(written) < 10 * held
+
+
+def test_stores_that_are_sent_to_a_process_become_one(tmp_path):
+    store = filled(tmp_path, 3, 1)
+    first, second = (pickle.loads(pickle.dumps(store)) for _ in range(2))
+    assert first is second and first.name == store.name
+    assert np.array_equal(first.get("patches", key(2)), rows_of([2])[0])
+
+
+def test_a_reader_in_another_thread_misses_nothing_while_rows_are_bundled(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr("vlmad_utils.store.disk.ROWS", 5)
+    monkeypatch.setattr("vlmad_utils.store.index.ROWS", 40)
+    store, stop, seen, wrong = DiskStore(tmp_path, "f"), threading.Event(), [0], []
+    done = 0  # rows that are surely there
+
+    def look():
+        rng = np.random.default_rng(0)
+        while not stop.is_set() or seen[0] < 20:
+            numbers = rng.permutation(done)[:50]
+            out = np.zeros((len(numbers), 3, 4), np.float32)
+            names = [key(i) for i in numbers]
+            lost = store.lacking("patches", names), store.read("patches", names, out)
+            if lost != ([], []) or not np.array_equal(out, rows_of(numbers)):
+                wrong.append((lost, numbers))
+            seen[0] += 1
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for i in range(400):
+        store.put("patches", key(i), rows_of([i])[0])
+        done = i + 1
+    store.seal()
+    stop.set()
+    thread.join()
+    assert not wrong and seen[0] >= 20 and len(files(store)) < 25
+
+
+@pytest.mark.slow  # processes that are killed and begin again for four seconds
+def test_writers_bundlers_and_readers_of_many_processes_lose_nothing(tmp_path):
+    seen = faults.run("crowd", tmp_path)
+    assert seen["kills"] >= 5 and seen["bundles"] >= 5 and seen["reads"] >= 50
+    assert seen["wrong"] == [] and seen["equal"] and seen["there"] >= 100
+    assert seen["files"] <= seen["there"] // 8 + 4  # bundles of 8 rows
+
+
+@pytest.mark.slow  # 150,000 rows
+def test_150_000_images_take_few_files_and_are_found_in_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    n, kinds = 150_000, 9  # image, windows-2, windows-3, patches, tokens of final and 4 blocks
+    store = DiskStore(tmp_path, "f")
+    names = [key(i) for i in range(n)]
+    rows = rows_of(range(n), (1,), np.float32)
+    for i in range(0, n, 64):
+        store.put_rows("image", names[i : i + 64], rows[i : i + 64])
+    store.seal()
+    assert kinds * len(files(store, "image")) <= 2000
+    start = time.perf_counter()
+    fresh = DiskStore(tmp_path, "f")
+    assert fresh.lacking("image", names) == []
+    out = np.zeros((n, 1), np.float32)
+    assert fresh.read("image", names, out) == [] and np.array_equal(out, rows)
+    assert time.perf_counter() - start < 20  # 2 s on a free core
+
+
+@pytest.mark.parametrize(
+    ("tower", "row"),
+    [("ViT-B-16-plus-240", 225 * 896 * 2), ("ViT-L-14-336 at 518 pixels", 37 * 37 * 1024 * 2)],
+)
+def test_large_rows_take_few_files_too(tower, row):
+    """Nine kinds of the largest rows, and the ten small files that may wait to be bundled."""
+    rows = min(ROWS, math.ceil(BYTES / row))
+    assert 9 * (math.ceil(150_000 / rows) + 10) <= 2000
