@@ -4,5 +4,7 @@ from .arrays import Arrays, Features
 from .encoding import encode, keys
 from .kinds import disk_need
 from .reading import EncodingError
+from .streaming import Scored, Scorer, stream
 
-__all__ = ["Arrays", "EncodingError", "Features", "disk_need", "encode", "keys"]
+__all__ = ["Arrays", "EncodingError", "Features", "Scored", "Scorer", "disk_need", "encode", "keys"]
+__all__ += ["stream"]

@@ -7,7 +7,7 @@ process, or on the workers of a Dask cluster.
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from .. import data
 from ..models import resize
 from ..models.backbone import Backbone
 from ..store import MemoryStore, Store
+from .items import Item, name_of
 from .kinds import torch_type
-from .reading import EncodingError, Item, name_of, read_ahead, reader
+from .reading import EncodingError, read_ahead, reader
 from .sizes import BatchSize, chosen, within_memory
 from .writing import WAITING, Failures, Writer
 
@@ -51,19 +52,13 @@ def run(
     if first is None:  # then nothing is measured, either
         return
     size, on_device = chosen(model, first[0].kinds, batch_size), Loader(model)
-    flying: deque[list[Item]] = deque(maxlen=WAITING + 2)
-    try:
-        with Writer(store) as writer:
-            for batch in batched(chain([first], ready), size):
-                flying.append([job.item for job, _ in batch])
-                yield len(batch), _encode(model, batch, store, on_device, writer)
-    except RuntimeError as error:
-        if not of_the_gpu(error):
-            raise
-        raise EncodingError(
-            f"the GPU failed ({error}) while it worked on {_names(flying)}. What was encoded "
-            "before is stored: restart this process and run it again, only the rest is computed."
-        ) from error
+    with (
+        gpu_errors("What was encoded before is stored, only the rest is computed") as flying,
+        Writer(store) as writer,
+    ):
+        for batch in batched(chain([first], ready), size):
+            flying.append([job.item for job, _ in batch])
+            yield len(batch), _encode(model, batch, store, on_device, writer)
     yield 0, writer.failures
 
 
@@ -74,18 +69,32 @@ def batched(items: Iterable[Any], n: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def of_the_gpu(error: RuntimeError) -> bool:
-    """Return whether an error is the driver's; too little memory is not."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    driver = getattr(torch, "AcceleratorError", None)  # since PyTorch 2.8
-    return (driver is not None and isinstance(error, driver)) or "CUDA error" in str(error)
+@contextmanager
+def gpu_errors(rest: str) -> Generator[deque[list[Item]], None, None]:
+    """Name the images on which a GPU works when it fails.
 
+    Yields
+    ------
+    the latest batches, to which each is added
 
-def _names(flying: Iterable[list[Item]]) -> str:
-    names = [name_of(item) for items in flying for item in items]
-    more = f" and {len(names) - 5} more images" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    Raises
+    ------
+    EncodingError for an error of the driver; too little memory is none.
+    """
+    flying: deque[list[Item]] = deque(maxlen=WAITING + 2)
+    try:
+        yield flying
+    except RuntimeError as error:
+        driver = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
+        memory = isinstance(error, torch.OutOfMemoryError)
+        if memory or not (isinstance(error, driver) or "CUDA error" in str(error)):
+            raise
+        names = [name_of(item) for items in flying for item in items]
+        more = f" and {len(names) - 5} more images" if len(names) > 5 else ""
+        raise EncodingError(
+            f"the GPU failed ({error}) while it worked on {', '.join(names[:5])}{more}. {rest}: "
+            "restart this process and run it again."
+        ) from error
 
 
 class Loader:

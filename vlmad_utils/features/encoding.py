@@ -6,17 +6,14 @@ renamed or moved images are found again. A kill at any moment loses at most the 
 one on the device, three on their way to the store.
 """
 
-import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from .. import data
 from ..models.backbone import Backbone
@@ -24,12 +21,12 @@ from ..paths import store_folder
 from ..store import DiskStore, MemoryStore, Store
 from . import sizes
 from .arrays import Features
+from .bars import Bar
 from .batches import Job, Ready, cluster, run, run_on_cluster
+from .items import Images, Item, items_of, line_of
 from .kinds import Names, kinds_of, request, shape_of
-from .reading import Item, Read, name_of, read_ahead, read_and_hash, reader
+from .reading import Read, read_ahead, read_and_hash, reader
 from .writing import Failures
-
-Images = pd.DataFrame | pd.Series | Iterable[Item] | Item
 
 
 def encode(
@@ -158,7 +155,7 @@ class _Run:
         read = reader(self.model, self.kinds, self.store)
         if backend is not None:  # its workers read the images
             read = partial(read_and_hash, None, self.kinds, self.store)
-        with _Bar(len(items), label, self.progress) as bar:
+        with Bar(len(items), label, self.progress) as bar:
             asked = (self.model, self._lacking(items, read, hashes, wanted, bar), self.store)
             if backend is None:
                 found = run(*asked, self.batch_size)
@@ -176,7 +173,7 @@ class _Run:
         read: Read,
         hashes: list[str | Exception],
         wanted: Collection[str] | None,
-        bar: "_Bar",
+        bar: Bar,
     ) -> Iterator[Ready]:
         """Yield a job for each distinct image of which the store lacks some kinds, and the image.
 
@@ -200,39 +197,6 @@ class _Run:
                     yield Job(found.key, item, found.lacks), found.image
                 else:
                     bar.leave_out()
-
-
-class _Bar:
-    """Show images with rate and remaining time; nothing where there is nothing to do."""
-
-    def __init__(self, total: int | None, label: str, show: bool) -> None:
-        self.total, self.label, self.show = total, label, show
-        self._bar: tqdm | None = None
-
-    def start(self) -> None:
-        """Show it, if it is not yet there."""
-        if self._bar is None:
-            # without progress nothing; else TQDM_DISABLE decides
-            quiet: dict[str, Any] = {} if self.show else {"disable": True}
-            self._bar = tqdm(total=self.total, desc=self.label, unit="image", **quiet)
-
-    def leave_out(self) -> None:
-        """Count one image less."""
-        self.total = None if self.total is None else self.total - 1
-        if self._bar is not None:
-            self._bar.total = self.total
-
-    def update(self, n: int) -> None:
-        """Count n images as done."""
-        if self._bar is not None:
-            self._bar.update(n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def keys(images: Images) -> list[str]:
@@ -259,33 +223,11 @@ def keys(images: Images) -> list[str]:
 
 
 def _listed(images: Images) -> tuple[pd.DataFrame | None, list[Item]]:
-    """Return the table, or None, and the images as a list; a single one is a list of one."""
-    if isinstance(images, pd.Series) and "image_path" in images.index:  # a row of a table
-        images = images.to_frame().T.infer_objects()
-    if isinstance(images, pd.DataFrame):
-        if "image_path" not in images:
-            columns = ", ".join(map(str, images.columns))
-            raise ValueError(
-                f"The table has no column image_path, found {columns}: see data.index."
-            )
-        return images.reset_index(drop=True), list(images["image_path"])
-    if isinstance(images, (str, os.PathLike)):
-        return None, [images]
-    if isinstance(images, np.ndarray) and images.ndim in (2, 3):
-        return None, [images]
-    if not isinstance(images, Iterable):
-        raise TypeError(
-            "images is a table of data.index, a list of paths or of arrays (H, W, 3), or one of "
-            f"these, found {type(images).__name__}."
-        )
-    return None, list(images)
+    """Return the table, or None, and the images as a list."""
+    index, items = items_of(images)
+    return index, list(items)
 
 
 def _report(items: Sequence[Item], errors: Mapping[int, Exception]) -> str:
     """Return a line for each image that failed: its name and the error."""
-    lines = []
-    for i, error in errors.items():
-        name = name_of(items[i])
-        said = str(error).removeprefix(f"{name}: ")  # read_image names the file, too
-        lines.append(f"  {name}: {said}")
-    return "\n".join(lines)
+    return "\n".join(line_of(items[i], error) for i, error in errors.items())

@@ -27,8 +27,8 @@ from ..models import resize
 from ..models.backbone import Backbone
 from ..paths import content_hash
 from ..store import SYSTEM_LIMITS, Store
+from .items import Item
 
-Item = str | os.PathLike[str] | np.ndarray  # an image: its path, or (H, W, 3) uint8, RGB
 Prepare = Callable[[np.ndarray], torch.Tensor]
 Result = TypeVar("Result")
 
@@ -127,13 +127,6 @@ def _decoded(content: bytes | None, item: Item) -> np.ndarray:
     if isinstance(item, np.ndarray):
         return item
     return data.read_image(item) if content is None else data.decode_image(content, item)
-
-
-def name_of(item: Item) -> str:
-    """Return what an image is called in messages."""
-    if isinstance(item, np.ndarray):
-        return f"array {item.shape}"
-    return str(item) if isinstance(item, (str, os.PathLike)) else type(item).__name__
 
 
 def attempt(function: Callable[[Any], Result], item: Any) -> Result | Exception:
