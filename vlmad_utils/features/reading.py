@@ -264,7 +264,18 @@ def in_processes(
     )
     with warnings.catch_warnings():  # of Python 3.12 and later; they run no code of torch's threads
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-        found = iter(loader)
+        found: Any = iter(loader)
+    try:
+        yield from _received(found, waiting)
+    finally:
+        # now, not when the last traceback is forgotten, maybe in another process
+        found._shutdown_workers()
+
+
+def _received(
+    found: Iterator[Any], waiting: deque[Item]
+) -> Generator[tuple[Item, Reading], None, None]:
+    """Yield what processes send, with the image that it belongs to."""
     while True:
         try:
             reading = next(found)
