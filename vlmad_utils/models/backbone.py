@@ -281,7 +281,7 @@ class Backbone(ABC):
         return self.made[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: no texts, nothing that is made again there."""
+        """Return what a copy in another process needs: nothing that is made again there."""
         return {**self.__dict__, "text_rows": {}, "made": {}, "batch_sizes": {}}
 
     def _set_fingerprint(self, states: Iterable[Mapping[str, Tensor]], **facts: Any) -> None:
@@ -292,8 +292,7 @@ class Backbone(ABC):
         states : state dicts
         facts : architecture and preprocessing, of types whose repr says all
         """
-        self.text_rows, self.made = {}, {}
-        self.text_rows, self.batch_sizes = {}, {}
+        self.text_rows, self.made, self.batch_sizes = {}, {}, {}
         digest = hashlib.sha256(repr(sorted(facts.items())).encode())
         for state in states:
             for key in sorted(state):
