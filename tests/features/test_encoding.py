@@ -224,7 +224,8 @@ def test_damaged_files_are_found_and_computed_again(index, tmp_path, damage):
 def test_what_is_lost_is_not_computed_from_another_image_under_its_name(index, tmp_path):
     found = features.encode(Tiny(), index, store=tmp_path / "store", **ASKED)
     expected = found.image
-    found.store.path("image", found.keys[1]).unlink()  # of all images
+    for path in {found.store.path("image", key) for key in found.keys}:
+        path.unlink()
     Image.new("RGB", (40, 48), "red").save(index.image_path[1])
     with pytest.raises(FileNotFoundError, match=f"{found.keys[1]}.*call features.encode again"):
         found.image.sum()

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from fixtures import faults
+from fixtures.cases import posix
 from safetensors.numpy import load_file
 
 from vlmad_utils.store import DiskStore, MemoryStore
@@ -129,6 +130,19 @@ def test_stores_that_are_sent_to_a_process_become_one(tmp_path):
     first, second = (pickle.loads(pickle.dumps(store)) for _ in range(2))
     assert first is second and first.name == store.name
     assert np.array_equal(first.get("patches", key(2)), rows_of([2])[0])
+
+
+@posix
+def test_a_forked_process_does_not_wait_for_the_lock_of_a_thread(tmp_path):
+    store = filled(tmp_path, 3, 1)
+    with store._lock:
+        child = os.fork()
+        if not child:  # its copy of the lock is held by a thread that it has not
+            held = threading.Thread(target=lambda: store.has("patches", key(2)) and os._exit(7))
+            held.start()
+            held.join(20)
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_reader_in_another_thread_misses_nothing_while_rows_are_bundled(tmp_path, monkeypatch):

@@ -58,6 +58,7 @@ class DiskStore:
         self._kinds: dict[str, Index] = {}
         self._loose: Counter[str] = Counter()  # rows of a kind written since the last bundling
         self._lock = threading.RLock()  # of the two above; files need none
+        self._process = os.getpid()
 
     def __reduce__(self) -> Any:
         """Give another process one store for all that it gets, so that it looks at files once."""
@@ -69,8 +70,8 @@ class DiskStore:
         return None if shard is None else shard.path
 
     def has(self, kind: str, key: str) -> bool:
-        """Return whether there is an array; it may be damaged."""
-        return not self.lacking(kind, [key])
+        """Return whether there is an array; it may be damaged, or removed since a file was read."""
+        return self._found(kind, [key])[0] is not None
 
     def lacking(self, kind: str, keys: Iterable[str]) -> list[str]:
         """Return the keys that are not there, by the files that are there now."""
@@ -95,6 +96,7 @@ class DiskStore:
         """
         if not len(keys):
             return
+        self._own()
         try:
             shard = shards.write(self.folder / kind, keys, rows)
         except OSError as error:
@@ -164,8 +166,14 @@ class DiskStore:
                         wanted += damaged  # it may be in another shard, too
         return sorted(missing)
 
+    def _own(self) -> None:
+        """Begin anew in a forked process: a thread of the other one may have held the lock."""
+        if self._process != os.getpid():
+            self._set_up()
+
     def _found(self, kind: str, keys: Sequence[str]) -> list[Shard | None]:
         """Return the shard of each key, or None; look at the folder where some are not known."""
+        self._own()
         index = self._kinds.get(kind)
         if index is None or any(key not in index.where for key in keys):
             index = self._refreshed(kind)
@@ -174,6 +182,7 @@ class DiskStore:
 
     def _refreshed(self, kind: str) -> Index:
         """Bring what is known of a kind up to the files in its folder."""
+        self._own()
         with self._lock:
             index = self._kinds.setdefault(kind, Index())
             try:
