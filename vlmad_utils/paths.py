@@ -81,7 +81,9 @@ def _folder(variable: str, inside: str, elsewhere: Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | Path, advice: str = "") -> Generator[Path, None, None]:
+def atomic_write(
+    path: str | Path, advice: str = "", suffix: str = ".part"
+) -> Generator[Path, None, None]:
     """Give a temporary name to write to and rename it to ``path`` at the end.
 
     On any error the temporary file is removed, and ``path`` stays as it was.
@@ -93,13 +95,14 @@ def atomic_write(path: str | Path, advice: str = "") -> Generator[Path, None, No
     ----------
     path : of the file; its folder is made
     advice : what to do where it cannot be written, for the message
+    suffix : of the temporary name, which a kill leaves behind
 
     Raises
     ------
     OSError of the same kind as found (PermissionError, ...), with path and advice.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -50,6 +50,19 @@ def test_a_run_leaves_one_file_a_kind_that_any_reader_of_safetensors_opens(tmp_p
     assert np.array_equal(content, rows_of([18, 19, *range(18)]))
 
 
+def test_what_a_killed_bundler_left_is_removed_and_what_a_killed_writer_left_is_bundled(tmp_path):
+    store = filled(tmp_path, 6, 2)
+    folder = store.folder / "patches"
+    half = next(folder.iterdir()).read_bytes()[:200]
+    (folder / f".{key(0)}.safetensors.{key(1)}.bundle.part").write_bytes(half)
+    (folder / f".{key(0)}.safetensors.{key(2)}.part").write_bytes(half)  # another may be writing it
+    other = DiskStore(tmp_path, "f")
+    assert other.lacking("patches", map(key, range(7))) == [key(6)]
+    other.seal()
+    assert len(files(store)) == 2 and len(list(folder.glob(".*"))) == 1
+    assert np.array_equal(store.get("patches", key(5)), rows_of([5])[0])
+
+
 @pytest.mark.parametrize("opened", ["one", "anew"])
 def test_rows_are_read_in_any_order_type_and_place(tmp_path, opened):
     store = filled(tmp_path, 40, 8)

@@ -77,8 +77,8 @@ def disk_need(
 ) -> int:
     """Return the bytes that :func:`encode` writes for so many different images.
 
-    They follow from the shapes alone. Each file's header of about 120 bytes and the rounding of
-    the file system come on top.
+    They follow from the shapes alone. About 50 bytes a row for its key and checksum come on top,
+    and the room of one more file while small ones are bundled (2 GiB at most, a kind).
     """
     per_image = 0
     for kind in kinds_of(blocks, windows, patches):

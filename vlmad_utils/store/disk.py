@@ -25,7 +25,7 @@ from . import shards
 from .errors import not_readable, not_writable
 from .header import LAYOUT, Damaged, Foreign
 from .index import ROWS, Index, groups_of
-from .shards import SUFFIX, Shard
+from .shards import BUNDLE, SUFFIX, Shard
 
 
 class DiskStore:
@@ -258,6 +258,9 @@ class DiskStore:
         with _alone(self.folder / kind) as alone:
             if not alone:  # another process bundles what is there
                 return
+            for rest in (self.folder / kind).glob(f".*{BUNDLE}"):  # of a bundler that was killed
+                with suppress(OSError):
+                    rest.unlink()
             with self._lock:
                 found = list(self._refreshed(kind).shards.values())
             for group in groups_of(found):

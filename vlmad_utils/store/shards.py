@@ -22,6 +22,7 @@ from .. import paths
 from .header import Damaged, Foreign, Form, decoded, encoded, file_name, row_bytes
 
 SUFFIX = ".safetensors"
+BUNDLE = ".bundle.part"  # of a bundle that is not whole yet
 CHUNK = 1 << 20  # bytes that are read at once: they stay in the processor's cache
 LARGE = 1 << 25  # bytes of a read from which threads share it
 ALONE = (1 << 15) - 1  # numbers that torch copies in one thread
@@ -219,7 +220,7 @@ def _written(
     head = encoded(keys, crcs, form)
     path = folder / f"{file_name(head)}{SUFFIX}"
     try:
-        with paths.atomic_write(path) as temporary:
+        with paths.atomic_write(path, suffix=BUNDLE if lasting else ".part") as temporary:
             with open(temporary, "wb") as stream:
                 stream.write(head)
                 for content in contents:
