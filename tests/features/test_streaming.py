@@ -13,6 +13,7 @@ from fixtures.counting import Tiny
 from vlmad_utils import data, features
 from vlmad_utils.methods import april_gan, clip_ac, memory_bank, winclip
 from vlmad_utils.models.dense import DPAM
+from vlmad_utils.study import registry
 
 TEXT = torch.eye(2, 32)
 
@@ -65,6 +66,21 @@ def test_scores_are_those_of_the_same_batch_out_of_a_store_bit_for_bit(paths, tm
             assert torch.equal(found.image, expected.image), name
             assert torch.equal(found.maps, expected.maps), name
     assert rows == list(range(11))
+
+
+def test_a_method_of_the_study_is_streamed_with_the_view_of_the_model_that_it_reads(paths):
+    model = tiny.model()
+    methods = {
+        "AnomalyCLIP": registry.anomalyclip_method(model, TEXT).bound(TEXT),
+        "WinCLIP": registry.winclip_method(model).bound(TEXT),
+    }
+    [batch] = features.stream(model, paths[:3], methods, progress=False)
+    viewed = features.encode(DPAM(model), paths[:3], store=None, progress=False)
+    plain = features.encode(
+        model, paths[:3], ("final",), (2, 3), patches=False, store=None, progress=False
+    )
+    for name, found in (("AnomalyCLIP", viewed), ("WinCLIP", plain)):
+        assert torch.equal(batch.scores[name].maps, methods[name](found).maps)
 
 
 def test_methods_of_one_backbone_share_a_pass(paths):

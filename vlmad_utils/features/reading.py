@@ -49,7 +49,7 @@ class Reading(NamedTuple):
     Attributes
     ----------
     key : content hash; empty where the file could not be read, or nobody asked for it
-    lacks : kinds that the store lacks of it
+    lacks : kinds that the store seems to lack of it
     image : what goes to the model, or why it could not be read; None where nothing is lacking
     """
 
@@ -102,7 +102,9 @@ def read_and_hash(
     key = attempt(_hash, content if isinstance(content, bytes) else item)
     if isinstance(key, Exception):
         return Reading("", (), key)
-    lacks = tuple(kind for kind in kinds if not store.has(kind, key))
+    # one look is enough for a new image; what is stored by now is left out before it is encoded
+    new = bool(kinds) and not store.has(kinds[0], key)
+    lacks = tuple(kind for kind in kinds if new or not store.has(kind, key))
     if not lacks or prepare is None:
         return Reading(key, lacks, None)
     return Reading(key, lacks, attempt(lambda item: prepare(_decoded(content, item)), item))

@@ -32,11 +32,22 @@ class Scorer(Protocol):
     read (None is the model itself).
     """
 
-    blocks: Sequence[int | str]
-    windows: Sequence[int | str]
-    patches: bool
+    @property
+    def blocks(self) -> Iterable[int | str]:
+        """Return the blocks whose tokens are read."""
+        ...
 
-    def __call__(self, arrays: Arrays) -> Any:
+    @property
+    def windows(self) -> Iterable[int | str]:
+        """Return the windows that are read."""
+        ...
+
+    @property
+    def patches(self) -> bool:
+        """Return whether text-aligned patches are read."""
+        ...
+
+    def __call__(self, features: Arrays, /) -> Any:
         """Return the scores of B images, e.g. ``Scores``, from their features on the device."""
         ...
 

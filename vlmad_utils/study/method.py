@@ -124,6 +124,11 @@ class BoundMethod:
         """Return whether text-aligned patches are read."""
         return self.method.patches
 
+    @property
+    def backbone(self) -> Backbone | None:
+        """Return the view of the model whose features are read; None is the model itself."""
+        return self.method.backbone
+
     def __call__(self, features: Encoded) -> Scores:
         """Score images; the scores stay on the device of the features.
 
