@@ -94,9 +94,9 @@ def test_rows_are_read_in_any_order_type_and_place(tmp_path, opened):
 def test_a_large_read_is_shared_by_threads(tmp_path, monkeypatch):
     store = filled(tmp_path, 64, 8)
     store.seal()
-    monkeypatch.setattr("vlmad_utils.store.shards.LARGE", 100)
-    monkeypatch.setattr("vlmad_utils.store.shards.CHUNK", 50)
-    monkeypatch.setattr("vlmad_utils.store.shards.ALONE", 7)
+    monkeypatch.setattr("vlmad_utils.store.reading.LARGE", 100)
+    monkeypatch.setattr("vlmad_utils.store.reading.CHUNK", 50)
+    monkeypatch.setattr("vlmad_utils.store.reading.ALONE", 7)
     [path] = (store.folder / "patches").iterdir()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1

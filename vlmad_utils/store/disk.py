@@ -13,8 +13,9 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .. import paths
 from . import shards
 from .errors import not_readable, not_writable
 from .header import LAYOUT, Damaged, Foreign
-from .index import ROWS, Index, groups_of
+from .index import ROWS, Index, alone, groups_of
 from .shards import BUNDLE, SUFFIX, Shard
 
 
@@ -246,7 +247,8 @@ class DiskStore:
                 shard.unlink()
             except (OSError, shards.DamagedRow):
                 kept = set(right)
-                shard.keys = [key if i in kept else "" for i, key in enumerate(shard.keys)]
+                keys = [key if i in kept else "" for i, key in enumerate(shard.keys)]
+                index.add(replace(shard, keys=keys))
                 index.renew()
             else:
                 index.drop([shard])
@@ -255,8 +257,8 @@ class DiskStore:
         """Make large shards of small ones, whoever wrote them."""
         with self._lock:
             self._loose[kind] = 0
-        with _alone(self.folder / kind) as alone:
-            if not alone:  # another process bundles what is there
+        with alone(self.folder / kind) as claimed:
+            if not claimed:  # another process bundles what is there
                 return
             for rest in (self.folder / kind).glob(f".*{BUNDLE}"):  # of a bundler that was killed
                 with suppress(OSError):
@@ -300,28 +302,6 @@ def _opened(folder: Path) -> DiskStore:
     store.folder = folder
     store._set_up()
     return store
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[bool, None, None]:
-    """Tell whether no other process bundles in a folder; a kill ends the claim.
-
-    Where locks do not work, the answer is yes: two bundles of the same rows cost room, no row.
-    """
-    number, alone = None, True
-    with suppress(ImportError, OSError):  # Windows; a folder that is not there
-        import fcntl
-
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            alone = False
-    try:
-        yield alone
-    finally:
-        if number is not None:
-            os.close(number)
 
 
 def _say_damaged(kind: str, name: str, reason: str, what_next: str) -> None:

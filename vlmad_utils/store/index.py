@@ -1,6 +1,9 @@
-"""Know which file holds which key, and which small files to bundle."""
+"""Know which file holds which key, and which small files to bundle, by one process at a time."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from .shards import Shard
 
@@ -62,3 +65,25 @@ def groups_of(found: Iterable[Shard]) -> list[list[Shard]]:
 def large(group: Sequence[Shard]) -> bool:
     """Return whether shards together have enough rows or bytes for one file."""
     return sum(map(len, group)) >= ROWS or sum(shard.n_bytes for shard in group) >= BYTES
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[bool, None, None]:
+    """Tell whether no other process bundles in a folder; a kill ends the claim.
+
+    Where locks do not work, the answer is yes: two bundles of the same rows cost room, no row.
+    """
+    number, claimed = None, True
+    with suppress(ImportError, OSError):  # Windows; a folder that is not there
+        import fcntl
+
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claimed = False
+    try:
+        yield claimed
+    finally:
+        if number is not None:
+            os.close(number)

@@ -8,27 +8,20 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
-import torch
 
 from .. import paths
 from .header import Damaged, Foreign, Form, decoded, encoded, file_name, row_bytes
+from .reading import neighbours, read_at, spread, widen
 
 SUFFIX = ".safetensors"
 BUNDLE = ".bundle.part"  # of a bundle that is not whole yet
-CHUNK = 1 << 20  # bytes that are read at once: they stay in the processor's cache
-LARGE = 1 << 25  # bytes of a read from which threads share it
-ALONE = (1 << 15) - 1  # numbers that torch copies in one thread
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class DamagedRow(ValueError):
@@ -101,7 +94,7 @@ class Shard:
         """
         dtype, shape = self.form
         content = np.empty(shape, dtype)
-        _read_at(stream, content, self.start + row * row_bytes(self.form))
+        read_at(stream, content, self.start + row * row_bytes(self.form))
         if not self.check(row, content, again=True):
             raise DamagedRow(self)
         return content
@@ -120,19 +113,19 @@ class Shard:
         dtype, shape = self.form
         size = row_bytes(self.form)
         row_of = {key: row for row, key in enumerate(self.keys)}
-        runs = _runs(sorted((row_of[keys[i]], i) for i in positions), max(1, CHUNK // (size or 1)))
+        runs = neighbours(sorted((row_of[keys[i]], i) for i in positions), size)
         straight = out.dtype == dtype and out.flags.c_contiguous
         with self.open() as stream:
 
             def fetch(run: tuple[int, int, int]) -> list[int]:
                 row, i, n = run
                 rows = out[i : i + n] if straight else np.empty((n, *shape), dtype)
-                _read_at(stream, rows, self.start + row * size)
+                read_at(stream, rows, self.start + row * size)
                 if not straight:
-                    _widen(rows, out[i : i + n])
+                    widen(rows, out[i : i + n])
                 return [i + k for k in range(n) if not self.check(row + k, rows[k])]
 
-            damaged = _spread(fetch, runs, threads=len(positions) * size > LARGE)
+            damaged = spread(fetch, runs, len(positions) * size)
         return [i for positions in damaged for i in positions]
 
 
@@ -252,57 +245,3 @@ def _crc(key: str, row: np.ndarray) -> int:
 def _stamp(about: os.stat_result) -> tuple[int, ...]:
     """Return what differs when another file has taken the place of one."""
     return about.st_ino, about.st_size, about.st_mtime_ns
-
-
-def _runs(pairs: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int, int]]:
-    """Return (first row, first position, n) of rows that are neighbours in file and result."""
-    runs: list[tuple[int, int, int]] = []
-    for row, i in pairs:
-        first, start, n = runs[-1] if runs else (-1, -1, most)
-        if n < most and (row, i) == (first + n, start + n):
-            runs[-1] = first, start, n + 1
-        else:
-            runs.append((row, i, 1))
-    return runs
-
-
-def _read_at(stream: BinaryIO, into: np.ndarray, offset: int) -> None:
-    """Fill an array with the bytes of a file from an offset; threads may share the file.
-
-    Where the file ends early, the rest of the array is zero, and a checksum finds it.
-    """
-    view = into.data.cast("B") if into.size else memoryview(b"")
-    while len(view):
-        if hasattr(os, "preadv"):
-            n = os.preadv(stream.fileno(), [view], offset)
-        else:  # Windows
-            stream.seek(offset)
-            n = stream.readinto(view)  # pyrefly: ignore
-        if not n:
-            view[:] = bytes(len(view))
-            return
-        view, offset = view[n:], offset + n
-
-
-def _widen(rows: np.ndarray, out: np.ndarray) -> None:
-    """Copy float16 to float32: torch is 8 times as fast as NumPy and gives the same numbers.
-
-    It gets so few at once that it starts no threads of its own.
-    """
-    source, target = torch.from_numpy(rows), torch.from_numpy(out)
-    if not out.flags.c_contiguous:
-        target.copy_(source)
-        return
-    pairs = zip(source.reshape(-1).split(ALONE), target.view(-1).split(ALONE))
-    for few, place in pairs:
-        place.copy_(few)
-
-
-def _spread(
-    function: Callable[[Item], Result], items: Sequence[Item], threads: bool
-) -> list[Result]:
-    """Return the results in order; with ``threads`` several are computed at once."""
-    if not threads or not hasattr(os, "preadv"):
-        return list(map(function, items))
-    with ThreadPoolExecutor(min(4, 1 + torch.get_num_threads())) as pool:
-        return list(pool.map(function, items))
