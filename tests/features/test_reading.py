@@ -159,8 +159,10 @@ def test_processes_read_for_a_gpu_only_and_only_where_they_can(monkeypatch):
     monkeypatch.setattr(reading.shutil, "disk_usage", lambda _: room)
     monkeypatch.setattr(reading.sys, "platform", "linux")
     monkeypatch.setattr(reading.os.path, "isdir", lambda _: True)
-    assert reading.processes_pay("cuda", None) and reading.processes_pay("cuda:1", 64)
-    assert not reading.processes_pay("cpu", None) and not reading.processes_pay("cuda", 63)
+    assert reading.processes_pay("cuda", None) and reading.processes_pay("cuda:1", reading.FEW)
+    assert not reading.processes_pay("cpu", None) and not reading.processes_pay(
+        "cuda", reading.FEW - 1
+    )
     room.free = 2**26  # what Docker gives by itself
     assert not reading.processes_pay("cuda", 10_000)
     room.free = 2**31

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 LARGE = 2**28  # bytes of a file that is not held in memory beside its image
 THREADS = 4
-FEW = 64  # images for which no processes are started
+FEW = 256  # images for which no processes are started: that takes a second
 SHARED = 2**30  # bytes of shared memory that processes want to find free
 PER_PROCESS = 4  # images that each process reads ahead
 

@@ -1,0 +1,140 @@
+"""The path of a GPU on a pretend one: raw pixels, sizes of batches, memory, streams."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from fixtures import faults, tiny
+from fixtures.counting import Tiny
+from fixtures.pretend_gpu import on_gpu, pretend_gpu
+
+from vlmad_utils import features
+from vlmad_utils.features import sizes
+
+IMAGES = [faults.noise(i, 20 + 3 * (i // 2), 40 - i) for i in range(7)]
+
+
+class OnGPU(Tiny):
+    """A counting tower whose weights lie on the device."""
+
+    def to_gpu(self, device):
+        self.device = str(device)
+        self.weight, self.head = self.weight.to(device), self.head.to(device)
+        return self
+
+    def embed(self, pixels):
+        assert on_gpu(pixels) and pixels.dtype == torch.float32
+        return super().embed(pixels)
+
+
+def test_a_store_written_on_a_gpu_is_that_of_a_cpu(tmp_path):
+    asked = {"blocks": (2,), "windows": (2,), "progress": False, "batch_size": 3}
+    expected = features.encode(Tiny(), IMAGES, store=None, **asked)
+    with pretend_gpu() as device:
+        model = OnGPU().to_gpu(device)
+        found = features.encode(model, IMAGES, store=tmp_path, **asked)
+    for kind in expected.kinds:
+        assert torch.allclose(found.read(kind), expected.read(kind), atol=1e-3), kind
+    assert sum(model.passes) == 7
+
+
+def test_scores_of_a_stream_are_computed_on_the_gpu_and_come_to_the_cpu():
+    seen = []
+
+    class Scoring:
+        blocks, windows, patches = (2,), (), True
+
+        def __call__(self, arrays):
+            seen.append(on_gpu([arrays.image, arrays.patches, arrays.tokens[2]]))
+            return arrays.patches.amax((1, 2)) + arrays.tokens[2].sum((1, 2))
+
+    asked = {"batch_size": 3, "progress": False}
+    expected = torch.cat(
+        [b.scores["a"] for b in features.stream(Tiny(), IMAGES, {"a": Scoring()}, **asked)]
+    )
+    seen.clear()
+    with pretend_gpu() as device:
+        model = OnGPU().to_gpu(device)
+        batches = list(features.stream(model, IMAGES, {"a": Scoring()}, **asked))
+    found = [batch.scores["a"] for batch in batches]
+    assert not any(map(on_gpu, found)) and seen == [True] * 3
+    assert torch.allclose(torch.cat(found), expected, atol=1e-3)
+    assert [batch.rows for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_a_stream_begins_the_next_batch_before_it_gives_the_last():
+    class Scoring:
+        blocks, windows, patches = (), (), False
+
+        def __call__(self, arrays):
+            return arrays.image[:, 0]
+
+    with pretend_gpu() as device:
+        model = OnGPU().to_gpu(device)
+        batches = features.stream(model, IMAGES, {"a": Scoring()}, 2, progress=False)
+        begun = [len(model.passes) for _ in batches]
+    assert begun == [2, 3, 4, 4]
+
+
+class Small(Tiny):
+    """A tower on which no more than some images fit."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.failures = most, []
+
+    def encode_image(self, pixels, **asked):
+        if len(pixels) > self.most:
+            self.failures.append(len(pixels))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().encode_image(pixels, **asked)
+
+
+def test_what_memory_cannot_hold_fails_once_and_is_remembered():
+    images = [np.full((8, 8, 3), i, np.uint8) for i in range(64)]
+    model = Small(9)
+    asked = {"patches": False, "store": None, "batch_size": 16, "progress": False}
+    found = features.encode(model, images, **asked)
+    assert model.failures == [16] and model.passes == [8] * 8
+    features.encode(model, images, **asked)
+    assert model.failures == [16] and model.batch_sizes == {("image",): 8}
+    features.encode(model, images, **{**asked, "windows": (2,)})  # more asks for more memory
+    assert model.failures == [16, 16]
+    assert not pickle.loads(pickle.dumps(tiny.model())).batch_sizes
+    expected = features.encode(Tiny(), images, **asked)
+    assert torch.allclose(found.image, expected.image, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("room", "for_one", "expected"),
+    [(80e9, 50e6, 128), (10e9, 100e6, 48), (1e9, 100e6, 5), (1e9, 9e9, 1)],
+    ids=str,
+)
+def test_a_batch_takes_half_of_the_free_memory(room, for_one, expected):
+    assert sizes.fitting(room, for_one) == expected
+
+
+def test_memory_is_measured_once_for_the_kinds_of_a_model(monkeypatch):
+    """Let a driver say that four images took 4 GB, of 64 that are free."""
+    model = Tiny()
+    model.device = "cuda"
+    zeros = torch.zeros
+    cuda = {
+        "is_available": lambda: True,
+        "synchronize": lambda _: None,
+        "memory_allocated": lambda _: 1e9,
+        "reset_peak_memory_stats": lambda _: None,
+        "max_memory_allocated": lambda _: 5e9,
+        "memory_reserved": lambda _: 3e9,
+        "mem_get_info": lambda _: (62e9, 80e9),
+    }
+    for name, function in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(sizes.torch, "zeros", lambda *a, device: zeros(*a))
+    monkeypatch.setattr(model, "encode_image", lambda pixels, **_: model.passes.append(len(pixels)))
+    for _ in range(2):
+        assert sizes.chosen(model, ("image", "patches"), "auto") == 32
+    assert model.passes == [1, 4]
+    assert sizes.chosen(model, ("image", "patches"), 500) == 500
+    assert sizes.chosen(Tiny(), ("image",), "auto") == 8
