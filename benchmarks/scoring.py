@@ -15,7 +15,9 @@ from vlmad_utils import data, evaluation, study
 from vlmad_utils.features import Arrays
 from vlmad_utils.methods import anomaly_probability, april_gan, clip_ac, memory_bank
 from vlmad_utils.methods.memory_bank import DistanceCache
+from vlmad_utils.methods.neighbours import nearest_unit
 from vlmad_utils.models import Backbone, prompts
+from vlmad_utils.models.onednn import linear
 from vlmad_utils.study import registry
 
 from .encoding import tower
@@ -53,6 +55,7 @@ def scoring(o: Mapping[str, Any]) -> Iterator[Row]:
     rng, model = np.random.default_rng(0), tower(o["tower"])
     yield from _prompt_sets(o, model, rng)
     yield from _memory_banks(o, model, rng)
+    yield from _searches(o, model, rng)
     name = f"{o['maps']} maps at {o['side']} px"
     tasks = {
         f"exact AU-PRO of {name}": (exact_aupro, "", "< 20 s", "< 2 GB with the maps"),
@@ -97,6 +100,24 @@ def _memory_banks(o: Mapping[str, Any], model: Backbone, rng: np.random.Generato
     }
     for k, seconds in in_turn(o["rounds"], **calls).items():
         yield table_row("scoring", f"memory bank of {k} references, s an image", seconds / 8)
+
+
+def _searches(o: Mapping[str, Any], model: Backbone, rng: np.random.Generator) -> Iterator[Row]:
+    """Time the search of one image's patches in large memories, and its products alone."""
+    patches = model.grid[0] * model.grid[1]
+    query = unit_rows(rng, patches, model.width)
+    for n in o["search"]:
+        memory = torch.empty(n, model.width)
+        for some in memory.split(2**14):  # no second set in memory
+            some.copy_(unit_rows(rng, *some.shape))
+        s = in_turn(
+            min(3, o["rounds"]),
+            search=lambda memory=memory: nearest_unit(query, memory),
+            products=lambda memory=memory: [linear(query, some) for some in memory.split(2**16)],
+        )
+        what = f"exact search in {n:,} vectors"
+        yield table_row("scoring", f"{what}, s an image", s["search"])
+        yield table_row("scoring", f"{what} / its products alone", s["search"] / s["products"], "x")
 
 
 def any_sets(n: int) -> list[dict[str, Any]]:
