@@ -12,7 +12,7 @@ from fixtures import tiny, trees
 from fixtures.pretend_gpu import on_gpu, pretend_gpu
 from joblib import parallel_config
 
-from vlmad_utils import data, study
+from vlmad_utils import data, features, study
 from vlmad_utils.methods import april_gan
 from vlmad_utils.study import registry, trained_elsewhere
 
@@ -126,6 +126,30 @@ def test_a_bound_method_asks_for_what_it_needs():
     all_at_once = registry.april_gan_method(model, layers, transductive=True)
     with pytest.raises(ValueError, match="batches cannot be scored one by one: use study.run"):
         all_at_once.bound(text, references)(test)
+
+
+def test_bound_methods_score_a_stream_of_images():
+    """Each method reads what it needs of its view of the model; nothing is stored."""
+    model, text = tiny.model(), tiny.arrays("inputs")["text_prototypes"]
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(6)]
+    options = {"store": None, "progress": False}
+    plain = features.encode(model, images, (2, 4, "final"), (2, 3), **options)
+    methods = [m for m in every_method(model) if "transductive" not in m.name]
+    bound, expected = {}, {}
+    for method in methods:
+        words = None if method.ensemble is None else text
+        references = plain[4:] if method.takes(2) else None
+        feats = plain
+        if method.backbone:
+            feats = features.encode(method.backbone, images, **options)
+        bound[method.name] = method.bound(words, references)
+        expected[method.name] = method.score(feats[:4], references, words)
+    assert bound["AnomalyCLIP"].backbone is not None
+    (batch,) = features.stream(model, images[:4], bound, batch_size=4, progress=False)
+    for name, scores in batch.scores.items():
+        assert torch.allclose(scores.image, expected[name].image, atol=1e-5)
+        assert torch.allclose(scores.maps, expected[name].maps, atol=1e-5)
+    assert list(batch.scores) == [m.name for m in methods]
 
 
 # ---- a driver that fails -------------------------------------------------------------------------
