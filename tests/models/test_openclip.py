@@ -127,7 +127,7 @@ def test_real_shape_of_winclips_tower():
 def test_prompts_cost_their_own_length_and_give_the_towers_numbers():
     model, lengths = tiny.model(), []
     prompts = ["a", "a photo of a flawless part for visual inspection", "part"]
-    hook = model.model.transformer.register_forward_pre_hook(
+    hook = model.model.ln_final.register_forward_pre_hook(
         lambda _, args: lengths.append(args[0].shape[1])
     )
     try:

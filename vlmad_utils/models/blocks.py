@@ -141,18 +141,25 @@ def after_projection(
 
 
 def run_blocks(
-    blocks: Sequence[Block], x: Tensor, wanted: Collection[int]
+    blocks: Sequence[Block],
+    x: Tensor,
+    wanted: Collection[int] = (),
+    causal: Tensor | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Run tokens (B, n, C) through all blocks.
+
+    Parameters
+    ----------
+    causal : (n, n), added to the logits of attention: minus infinity where a token must not look
 
     Returns
     -------
     (last tokens, {block, counted from 1: tokens after it} of those that are wanted)
     """
-    taken, mask = {}, None
+    taken, mask = {}, causal
     for number, block in enumerate(blocks, 1):
         qkv = project(block, x)
-        if number == 1:
+        if number == 1 and causal is None:
             mask = packing_mask(len(x), x.shape[1], x.shape[1], x.device, qkv[0].dtype)
         x = after_projection(block, x, qkv, mask)
         if number in wanted:

@@ -133,7 +133,13 @@ class OpenClip(Backbone):
         """Encode prompts (P, L) as the tower does; each ends with its last token."""
         text, n = self.model, ids.shape[1]
         x = text.token_embedding(ids) + text.positional_embedding[:n]
-        x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:n, :n]))[:, -1]
+        blocks = text.transformer.resblocks
+        if all(type(block) is ResidualAttentionBlock for block in blocks):
+            # PyTorch's own attention layer hides its products from oneDNN
+            x, _ = run_blocks(taken_apart(blocks, "fp32"), x, causal=text.attn_mask[:n, :n])
+        else:
+            x = text.transformer(x, attn_mask=text.attn_mask[:n, :n])
+        x = text.ln_final(x)[:, -1]
         projection = text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
