@@ -5,6 +5,7 @@ import os
 import pickle
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -61,6 +62,25 @@ def test_what_a_killed_bundler_left_is_removed_and_what_a_killed_writer_left_is_
     other.seal()
     assert len(files(store)) == 2 and len(list(folder.glob(".*"))) == 1
     assert np.array_equal(store.get("patches", key(5)), rows_of([5])[0])
+
+
+@posix
+def test_who_may_only_read_a_store_is_not_told_to_bundle_it(tmp_path):
+    before = files(filled(tmp_path, 6, 2))
+    faults.read_only(tmp_path)
+
+    def use():
+        store = DiskStore(tmp_path, "f")
+        assert np.array_equal(store.get("patches", key(5)), rows_of([5])[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            store.seal()
+        assert files(store) == before
+
+    try:
+        faults.unprivileged(use)
+    finally:
+        faults.writable(tmp_path)
 
 
 @pytest.mark.parametrize("opened", ["one", "anew"])

@@ -8,6 +8,7 @@ whole before the small ones go, so at any moment each row is in some file, and a
 processes may read, write and bundle. What reads wrong is computed again.
 """
 
+import errno
 import functools
 import os
 import threading
@@ -112,7 +113,7 @@ class DiskStore:
     def seal(self) -> None:
         """Bundle the small shards of all kinds that this store has read or written.
 
-        What cannot be bundled is named in a warning and stays as it is; no row is lost.
+        A full disk is named in a warning; what is not bundled stays as it is, and no row is lost.
         """
         for kind in list(self._kinds):
             self._bundle(kind)
@@ -273,6 +274,8 @@ class DiskStore:
                 except shards.DamagedRow as error:
                     self._mend(kind, error.shard, "a checksum is wrong")
                 except OSError as error:
+                    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                        return  # who may only read leaves it to others
                     warnings.warn(
                         f"small files of the feature store {self.folder / kind} could not be "
                         f"bundled ({error}); they are kept and read as they are. Make room there: "
