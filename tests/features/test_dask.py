@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from fixtures import tiny, trees
+from PIL import Image
 
 from vlmad_utils import data, features, study
 from vlmad_utils.methods import april_gan
+from vlmad_utils.store import LAYOUT, shards
+from vlmad_utils.store.shards import SUFFIX
 from vlmad_utils.study import registry
 
 pytestmark = [  # slow: workers import the package and are killed
@@ -67,11 +70,21 @@ def methods():
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Bytes of each stored row by kind and key, whatever file it is in; of other files."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if not name.startswith(f"v{LAYOUT}"):
+            if path.is_file() and path.suffix != ".part":
+                found[name] = path.read_bytes()
+        elif path.suffix == SUFFIX and path.name[0] != ".":
+            shard = shards.look(path)
+            dtype, shape = shard.form
+            rows = np.empty((len(shard), *shape), dtype)
+            assert not shard.read(shard.keys, range(len(shard)), rows)
+            place = path.relative_to(folder).parent
+            found |= {f"{place}/{key}": row.tobytes() for key, row in zip(shard.keys, rows)}
+    return found
 
 
 @contextlib.contextmanager
@@ -123,6 +136,40 @@ def test_an_error_on_a_worker_is_the_error_here_and_the_rest_is_kept(client, ind
             )
 
 
+def test_workers_that_die_for_good_are_named_and_the_rest_is_kept(
+    client, index, tmp_path, monkeypatch
+):
+    """A black image kills each worker that encodes it, as a broken driver might."""
+    model, paths = tiny.model(), [str(path) for path in index["image_path"]]
+    black = str(tmp_path / "black.png")
+    Image.new("RGB", (40, 40)).save(black)
+    scheduler = client.cluster.scheduler
+    monkeypatch.setattr(scheduler, "allowed_failures", 1)
+    embed = model.embed
+
+    def deadly(pixels):
+        if (pixels.flatten(1).amax(1) < 0).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return embed(pixels)
+
+    asked = {**ASKED, "store": tmp_path / "store"}
+    with joblib.parallel_config(backend="dask"):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "embed", deadly)
+            with pytest.raises(features.WorkerError, match="workers died") as caught:
+                features.encode(model, [*paths, black], **asked)
+        said = str(caught.value)
+        assert ".png" in said and "tcp://127.0.0.1:" in said and "kept" in said
+        kept = contents(tmp_path / "store")
+        client.wait_for_workers(2, timeout=60)
+        features.encode(model, [*paths, black], **asked)
+    assert kept and {name: contents(tmp_path / "store")[name] for name in kept} == kept
+    alone = features.encode(model, [*paths, black], store=None, **ASKED)
+    again = features.encode(model, [*paths, black], **asked)
+    for kind in alone.kinds:
+        assert np.array_equal(alone.read(kind).numpy(), again.read(kind).numpy())
+
+
 def test_without_a_store_encoding_stays_here(client, index):
     found = features.encode(tiny.model(), index, store=None, **ASKED)
     with joblib.parallel_config(backend="dask"):
@@ -136,20 +183,15 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(
     """Count bytes that go to the cluster; the tiny model has 16 MB, most of it word embeddings."""
     model, sent, scattered, submit, scatter = tiny.model(), [], [], client.submit, client.scatter
 
-    def arguments(tasks):
-        return [
-            x
-            for _, args, more in tasks
-            for x in (*args, *more.values())
-            if not isinstance(x, distributed.Future)
-        ]
+    def small(arguments):  # all but what lies on the workers
+        return [x for x in arguments if not isinstance(x, distributed.Future)]
 
     monkeypatch.setattr(
         client,
         "submit",
-        lambda *a, **o: (
-            sent.append(len(cloudpickle.dumps(arguments(o["tasks"])))),
-            submit(*a, **o),
+        lambda function, *a, **o: (
+            sent.append(len(cloudpickle.dumps([small(a), small(o.values())]))),
+            submit(function, *a, **o),
         )[1],
     )
     monkeypatch.setattr(
@@ -163,10 +205,10 @@ def test_the_model_is_sent_once_and_never_with_a_batch_or_a_cell(
     assert len(sent) > 10 and max(sent) < size / 20 and np.median(sent) < size / 200
     anomalyclip = methods[-1].backbone
     assert scattered == [
-        [model],
-        [anomalyclip],
-        [model],
-        [model],
+        model,
+        anomalyclip,
+        model,
+        model,
     ]  # test images, V-V stream, references, more kinds; not when all is there
 
 
@@ -178,15 +220,15 @@ def serial(index, methods, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "kill",
-    ["", "v1", "study"],
+    ["", f"v{LAYOUT}", "study"],
     ids=["", "a worker killed while it encodes", "a worker killed while it scores"],
 )
 def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(
     client, index, methods, serial, tmp_path, monkeypatch, kill
 ):
-    """Compare every file of the store, features and cells, and every row."""
+    """Compare every stored row, every file of a cell, and the tables."""
     model = tiny.model()
-    if kill == "v1":  # a pause in each forward pass, so that the kill comes in mid-run
+    if kill == f"v{LAYOUT}":  # a pause in each forward pass, so that the kill comes in mid-run
         embed = model.embed
         monkeypatch.setattr(model, "embed", lambda pixels: (time.sleep(0.1), embed(pixels))[1])
     with (
@@ -198,9 +240,9 @@ def test_a_study_on_a_cluster_gives_the_same_rows_and_bytes(
     rows, files = serial
     pd.testing.assert_frame_equal(found.rows, rows.rows, check_exact=True)
     pd.testing.assert_frame_equal(found.images, rows.images, check_exact=True)
-    assert {
-        name: value for name, value in contents(tmp_path).items() if not name.endswith(".part")
-    } == files
+    assert contents(tmp_path) == files
+    kinds = [path for path in tmp_path.glob(f"v{LAYOUT}/*/*") if path.is_dir()]
+    assert kinds and all(len(list(kind.glob(f"*{SUFFIX}"))) <= 4 for kind in kinds)  # 10 batches
     client.wait_for_workers(
         2, timeout=60
     )  # the nanny starts another in the place of the killed one

@@ -7,23 +7,26 @@ process, or on the workers of a Dask cluster.
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
-from joblib import Parallel, delayed, parallel_config
 from joblib.parallel import get_active_backend
 
 from .. import data
 from ..models import resize
 from ..models.backbone import Backbone
 from ..store import MemoryStore, Store
+from .cluster import on_own_card, spread
 from .items import Item, name_of
 from .kinds import torch_type
 from .reading import EncodingError, read_ahead, reader
-from .sizes import BatchSize, chosen, within_memory
+from .sizes import BatchSize, chosen, expected, within_memory
 from .writing import WAITING, Failures, Writer
+
+TASKS = 16  # for each worker of a cluster: so many that all end at about the same time
+MOST_AT_ONCE = 512  # images of a task
 
 
 class Job(NamedTuple):
@@ -38,7 +41,11 @@ Ready = tuple[Job, torch.Tensor | Exception | None]  # and what reading it gave
 
 
 def run(
-    model: Backbone, ready: Iterator[Ready], store: Store, batch_size: BatchSize
+    model: Backbone,
+    ready: Iterator[Ready],
+    store: Store,
+    batch_size: BatchSize,
+    seal: bool = True,
 ) -> Generator[tuple[int, Failures], None, None]:
     """Encode images and store them; yield for each batch its size and what failed in it.
 
@@ -54,7 +61,7 @@ def run(
     size, on_device = chosen(model, first[0].kinds, batch_size), Loader(model)
     with (
         gpu_errors("What was encoded before is stored, only the rest is computed") as flying,
-        Writer(store) as writer,
+        Writer(store, seal) as writer,
     ):
         for batch in batched(chain([first], ready), size):
             flying.append([job.item for job, _ in batch])
@@ -182,43 +189,36 @@ def run_on_cluster(
     jobs = [job for job, _ in ready]
     if not jobs:
         return
-    batches = list(batched(jobs, chosen(model, jobs[0].kinds, batch_size)))
-    with _sent_once(model, backend):
-        results = Parallel(return_as="generator")(
-            delayed(_run_on_worker)(model, batch, store) for batch in batches
-        )
-    yield from zip(map(len, batches), results)
+    # whole batches, so that each image meets the same others as in one process
+    unit, workers = expected(model, batch_size), max(1, len(backend.client.ncores()))
+    units = max(1, min(MOST_AT_ONCE, len(jobs) // (TASKS * workers)) // unit)
+    parts = list(batched(jobs, unit * units))
+    tasks = [(part, store, batch_size) for part in parts]
+    names = [f"{name_of(part[0].item)} to {name_of(part[-1].item)}" for part in parts]
+    try:
+        found = spread(_run_on_worker, model, tasks, names, backend.client)
+        yield from zip(map(len, parts), found)
+    finally:
+        store.seal()  # what workers wrote as well
 
 
-def _run_on_worker(model: Backbone, batch: list[Job], store: Store) -> Failures:
+def _run_on_worker(
+    model: Backbone, part: list[Job], store: Store, batch_size: BatchSize
+) -> Failures:
     """Read the images there, too: paths are short, pixels are not."""
-    failures: Failures = {}
-    for _, failed in run(model, _read_again(model, batch, store), store, len(batch)):
+    failures, model = Failures(), on_own_card(model)
+    ready = _read_again(model, part, store, expected(model, batch_size))
+    for _, failed in run(model, ready, store, batch_size, seal=False):
         failures |= failed
     return failures
 
 
-def _read_again(model: Backbone, batch: list[Job], store: Store) -> Iterator[Ready]:
-    """Yield a batch's images as long as their files still hold what was hashed."""
-    read = reader(model, list(dict.fromkeys(kind for job in batch for kind in job.kinds)), store)
-    items = [job.item for job in batch]
-    for job, (_, found) in zip(
-        batch, read_ahead(read, items, model.device, len(batch), len(batch))
-    ):
+def _read_again(model: Backbone, part: list[Job], store: Store, batch_size: int) -> Iterator[Ready]:
+    """Yield images as long as their files still hold what was hashed."""
+    read = reader(model, list(dict.fromkeys(kind for job in part for kind in job.kinds)), store)
+    items = [job.item for job in part]
+    for job, (_, found) in zip(part, read_ahead(read, items, model.device, len(part), batch_size)):
         if found.key not in ("", job.key):
             yield job, data.DataError("the file changed while it was encoded: run this again")
         elif found.image is not None:  # else another process has stored it
             yield job, found.image
-
-
-def _sent_once(model: Backbone, backend: Any) -> AbstractContextManager:
-    """Bring the model to every worker of Dask before the first batch; joblib sends it with each."""
-    if id(model) in backend.data_futures:
-        return nullcontext()
-    return parallel_config(
-        backend="dask",
-        client=backend.client,
-        scatter=[model],
-        wait_for_workers_timeout=backend.wait_for_workers_timeout,
-        **backend.submit_kwargs,
-    )

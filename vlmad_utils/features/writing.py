@@ -36,7 +36,8 @@ class Writer:
     failures : {key: error} of images whose arrays are no numbers
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, seal: bool = True) -> None:
+        self._seal = seal  # on a cluster that is done once, at the end
         self.store, self.failures = store, Failures()
         self._queue: queue.Queue[_Batch | None] = queue.Queue(WAITING)
         self._error: BaseException | None = None
@@ -108,7 +109,8 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
         try:
-            self.store.seal()
+            if self._seal:
+                self.store.seal()
         except Exception:
             if error is None and self._error is None:  # else the first error says more
                 raise

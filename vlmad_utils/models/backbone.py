@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -279,6 +279,18 @@ class Backbone(ABC):
         if name not in self.made:
             self.made[name] = make()
         return self.made[name]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move all weights to a device, in place, and return the backbone.
+
+        What was made on the old device is made again. A backbone that shares towers with another
+        (:class:`.dense.DPAM`) takes them along.
+        """
+        for part in vars(self).values():
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        self.device, self.text_rows, self.made, self.batch_sizes = device, {}, {}, {}
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy in another process needs: nothing that is made again there."""

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +146,10 @@ class Embedded(Backbone):
             resize="squash-bicubic",
             sentences=sentences.identity,
         )
+
+    def to(self, device: str | torch.device) -> Self:
+        self.sentences.to(device)
+        return super().to(device)
 
     def embed(self, pixels: Tensor) -> Tensor:
         tower = self.tower

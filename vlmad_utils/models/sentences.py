@@ -49,6 +49,12 @@ class MiniLM:
         bert = AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
         return bert.eval().requires_grad_(False).to(self.device)
 
+    def to(self, device: str | torch.device) -> None:
+        """Move to a device what is loaded, and load there what is not."""
+        self.device = device
+        if "bert" in vars(self):
+            self.bert.to(device)
+
     @staticmethod
     def pool(hidden: Tensor, mask: Tensor) -> Tensor:
         """Pool the last hidden state (P, L, 384) over mask (P, L) bool to (P, 384), unit norm."""
