@@ -61,7 +61,7 @@ def _block(module: Any, precision: Precision) -> Block:
             lambda x: F.linear(x, *out),
             scales[0],
             norms[1],
-            mlp,
+            _exact_mlp(up, down) if _is_exact_gelu(activation) else mlp,
             scales[1],
         )
     dtype = HALF[precision]
@@ -88,7 +88,7 @@ def half_layer(layer: Layer, dtype: torch.dtype, activation: str = "none") -> St
     assert weight is not None
     if packed := onednn.packed(weight, bias, activation):
         return packed
-    after = {"none": None, "gelu": F.gelu, "swish": F.silu}[activation]
+    after = {"none": None, "gelu": torch.ops.aten.gelu_, "swish": torch.ops.aten.silu_}[activation]
 
     def step(x: Tensor) -> Tensor:
         y = F.linear(x.to(dtype), weight, bias)
@@ -107,12 +107,21 @@ def half_mlp(up: Layer, activation: nn.Module, down: Layer, dtype: torch.dtype) 
     if isinstance(activation, QuickGELU):
         name, up = "swish", _times(1.702, up)
         down = down[0] / 1.702, down[1]
-    elif isinstance(activation, nn.GELU) and activation.approximate == "none":
+    elif _is_exact_gelu(activation):
         name = "gelu"
     rise, fall = half_layer(up, dtype, name), half_layer(down, dtype)
     if name != "none":
         return lambda x: fall(rise(x))
     return lambda x: fall(activation(rise(x)))
+
+
+def _is_exact_gelu(activation: nn.Module) -> bool:
+    return isinstance(activation, nn.GELU) and activation.approximate == "none"
+
+
+def _exact_mlp(up: Layer, down: Layer) -> Step:
+    """Return the MLP in float32, with GELU in place: its hidden layer is the largest array."""
+    return lambda x: F.linear(torch.ops.aten.gelu_(F.linear(x, *up)), *down)
 
 
 def _times(factor: float, layer: Layer) -> Layer:
