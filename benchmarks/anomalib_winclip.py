@@ -1,10 +1,13 @@
 """Run anomalib's WinClip on the weights of a file; a script for anomalib's environment.
 
-Reads one JSON object a line, {"batch": images, "shots": K, "out": path or null}, runs a forward
-pass, and answers one line. See :mod:`benchmarks.peers`.
+    python anomalib_winclip.py WEIGHTS THREADS DEVICE
+
+Reads one JSON object a line, {"batch": images, "shots": K, "out": path or null, "half": bool}, runs
+a forward pass, and answers one line, {"memory": MB}. See :mod:`benchmarks.peers`.
 """
 
 import ctypes
+import functools
 import json
 import sys
 from pathlib import Path
@@ -27,36 +30,60 @@ setattr(open_clip, "create_model_and_transforms", without_weights)  # noqa: B010
 from anomalib.models.image.winclip.torch_model import WinClipModel  # noqa: E402
 
 
-def memory() -> float:
-    """Return the MB that this process had in memory at most."""
+def forget_memory(device: str) -> None:
+    """Forget the highest memory so far, as benchmarks.timing.forget_memory does."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux
+
+
+def memory(device: str) -> float:
+    """Return the MB that this process had at most: of the card, or of the machine."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def main(weights: str, threads: str) -> None:
+@functools.lru_cache(1)
+def some_pixels(batch: int, device: str) -> torch.Tensor:
+    """Return random images (batch, 3, 240, 240); kept, so that only the pass is timed."""
+    seeded = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, 240, 240, generator=seeded).to(device)
+
+
+def main(weights: str, threads: str, device: str) -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(int(threads))
     model = WinClipModel()
     model.clip.load_state_dict(load_file(weights))
-    model.eval().setup("part")
+    model = model.eval().to(device)
+    model.setup("part")
     print("{}", flush=True)
     for request in map(json.loads, sys.stdin):
-        seeded = torch.Generator().manual_seed(0)
-        pixels = torch.randn(request["batch"], 3, 240, 240, generator=seeded)
+        pixels = some_pixels(request["batch"], device)
         if request["shots"] != model.k_shot:
             model.k_shot = 0
             if request["shots"]:
                 model.setup(reference_images=pixels[:1].repeat(request["shots"], 1, 1, 1))
-        ctypes.CDLL(None).malloc_trim(0)  # as benchmarks.timing.forget_memory does
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the highest so far is forgotten
-        before = memory()
-        model(pixels)
-        answer = {"memory": memory() - before}
+        forget_memory(device)
+        before = memory(device)
+        half = torch.float16 if device == "cuda" else torch.bfloat16
+        with torch.autocast(device, half, enabled=request["half"]):
+            found = model(pixels)
+        found.anomaly_map.cpu()  # waits for the card
+        answer = {"memory": memory(device) - before}
         if request["out"]:
+            torch.backends.cudnn.allow_tf32 = False  # so that numbers can be compared
             with torch.no_grad():
                 _, windows, _ = model.encode_image(pixels)
             save_file(
-                {str(k): w.contiguous() for k, w in zip(model.scales, windows)}, request["out"]
+                {str(k): w.contiguous().cpu() for k, w in zip(model.scales, windows)},
+                request["out"],
             )
+            torch.backends.cudnn.allow_tf32 = True
         print(json.dumps(answer), flush=True)
 
 

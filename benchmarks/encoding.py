@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlmad_utils import features, models
 from vlmad_utils.models import OpenClip, window_indices
-from vlmad_utils.models.onednn import linear
+from vlmad_utils.models.onednn import has_instructions, linear
 
 from .timing import PROCESSES, Row, in_fresh_process, in_turn, table_row
 
@@ -22,18 +22,26 @@ SIZES = (2, 3)  # WinCLIP's windows
 FAST = (("2s2", "3s2"), ("3s2",), ("4s3",), ("3s3",))  # a part of them
 
 
-def tower(name: str) -> OpenClip:
-    """Return the tower that is measured, with random weights; "tiny" is a 4-block ViT at 96 px."""
+def tower(name: str, **options: Any) -> OpenClip:
+    """Return a tower with random weights; "tiny" is a 4-block ViT at 96 px.
+
+    Parameters
+    ----------
+    name : of open_clip, with "@518" for another size in pixels, or "tiny"
+    options : device and precision as in ``models.load``; default "cpu" and "fp32"
+    """
+    options = {"device": "cpu", "precision": "fp32", **options}
     if name != "tiny":
-        model = models.load(name, "random")
+        name, _, size = name.partition("@")
+        model = models.load(name, "random", int(size) if size else None, **options)
         assert isinstance(model, OpenClip)
         return model
     vision = CLIPVisionCfg(image_size=96, layers=4, width=64, head_width=16, patch_size=16)
     text = CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=4, layers=2)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # manual_seed would reseed a caller's GPUs
         clip = open_clip.model.CLIP(32, vision, text)
-    return OpenClip(clip, open_clip.get_tokenizer("ViT-B-32"), name="tiny")
+    return OpenClip(clip, open_clip.get_tokenizer("ViT-B-32"), name="tiny", **options)
 
 
 def passes(model: OpenClip, batch: int, step: int) -> dict[str, Callable[[], Any]]:
@@ -64,8 +72,13 @@ def passes(model: OpenClip, batch: int, step: int) -> dict[str, Callable[[], Any
     fast_modes = {
         "+".join(fast): lambda fast=fast: model.encode_image(pixels, windows=fast) for fast in FAST
     }
+    in_bf16 = {}
+    if has_instructions("bf16"):
+        half = OpenClip(model.model, model.tokenizer, model.name, precision="bf16")
+        in_bf16["bf16"] = lambda: half.encode_image(pixels, windows=SIZES)
     return {
         "package": lambda: model.encode_image(pixels, windows=SIZES),
+        **in_bf16,
         "plain": lambda: model.encode_image(pixels),
         "without oneDNN": without_onednn,
         **fast_modes,
@@ -125,6 +138,8 @@ def _window_times(model: OpenClip, batch: int, step: int, rounds: int) -> Iterat
     yield table_row(part, layers, s["mkl"] / s["gemm"], "x")
     without = s["without oneDNN"] / package
     yield table_row(part, "package with PyTorch's layers / package", without, "x")
+    if "bf16" in s:
+        yield table_row(part, "package / package in bf16", package / s["bf16"], "x", ">= 1.6")
     for fast in ("+".join(fast) for fast in FAST):
         goal = ">= 4" if fast in ("4s3", "3s3") else ""
         yield table_row(part, f"package / its fast mode {fast}", package / s[fast], "x", goal)
