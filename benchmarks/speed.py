@@ -20,6 +20,7 @@ from vlmad_utils import report
 
 from .encoding import growth, windows
 from .scoring import reuse, scoring
+from .storing import storing
 
 FULL = {
     "tower": "ViT-B-16-plus-240",
@@ -33,6 +34,8 @@ FULL = {
     "side": 256,
     "study": 48,
     "pool": 16,
+    "stored": 150_000,
+    "read": 1024,
     "grow": (100, 1000, 10_000),
 }
 QUICK = {
@@ -47,9 +50,11 @@ QUICK = {
     "side": 64,
     "study": 8,
     "pool": 10,
+    "stored": 3000,
+    "read": 64,
     "grow": (50, 200),
 }
-PARTS = {"windows": windows, "scoring": scoring, "study": reuse, "growth": growth}
+PARTS = {"windows": windows, "scoring": scoring, "study": reuse, "store": storing, "growth": growth}
 LINE = "{part:34.34} {what:76.76} {median:9.3g} {unit:2} [{low:.3g}, {high:.3g}] {goal}"
 
 

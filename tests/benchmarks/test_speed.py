@@ -48,6 +48,8 @@ SMALLEST = {
     "maps": 6,
     "side": 32,
     "study": 4,
+    "stored": 200,
+    "read": 8,
     "grow": (3, 6),
 }
 
@@ -70,7 +72,13 @@ def here(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_every_part_gives_rows_that_can_be_told_apart(here, capsys):
     table = speed.main(["--quick"])
-    assert set(table["part"].str.split(",").str[0]) == {"windows", "scoring", "study", "growth"}
+    assert set(table["part"].str.split(",").str[0]) == {
+        "windows",
+        "scoring",
+        "study",
+        "store",
+        "growth",
+    }
     assert not table.duplicated(["part", "what"]).any()
     assert (
         (table["low"] <= table["median"]).all()
