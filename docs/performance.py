@@ -79,8 +79,14 @@ def others() -> str:
 
 
 def gpu() -> str:
-    """Write what the GPU command measured."""
-    return table(load("bench_gpu"))
+    """Write what the GPU command measured, and on which card; not what it had to leave out."""
+    rows = load("bench_gpu")
+    if rows.empty:
+        return table(rows)
+    rows = rows[rows["median"].notna()]
+    card, version = rows[["card", "torch"]].iloc[0]
+    what = rows["part"] + ": " + rows["what"]
+    return f"{card}, PyTorch {version}.\n\n{table(rows.assign(what=what))}"
 
 
 TABLES = {"peers": peers, "windows": windows, "others": others, "gpu": gpu}
