@@ -1,12 +1,11 @@
 """A training texture of crops of real photographs, from installed Python packages."""
 
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import skimage
-import sklearn
 
 from .aliases import Image, Rng
 from .fields import grey
@@ -23,12 +22,10 @@ PHOTOS = tuple(
 @lru_cache(maxsize=32)
 def _photograph(name: str) -> PIL.Image.Image | None:
     """Return a photograph inside the wheel of scikit-image or scikit-learn, None without it."""
-    folders = (
-        Path(skimage.__file__).parent / "data",
-        Path(sklearn.__file__).parent / "datasets/images",
-    )
-    for path in (folder / name for folder in folders):
-        if path.exists():
+    for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
+        spec = find_spec(package)  # finds the folder; importing them takes most of a second
+        path = Path(spec.origin or "").parent / folder / name if spec else None
+        if path and path.exists():
             return PIL.Image.open(path).convert("RGB")
     return None
 

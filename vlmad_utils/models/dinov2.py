@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import timm
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,6 +30,8 @@ def onnx_to_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
     Linear weights are unnamed MatMul constants (in, out); the *node* name tells the layer. The
     position table is stored as a CLS row and a 37 x 37 grid that the exporter cut apart.
     """
+    import onnx  # needed once, on first use of the embedded model
+
     graph = onnx.load(str(path)).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     weights = {}  # ".../layer.3/mlp/fc1" -> (out, in)
