@@ -185,7 +185,7 @@ def test_an_image_of_which_the_model_gives_no_numbers_is_named(paths):
         ({"methods": {"a": Scoring(first, (), (9,))}}, "grid"),
         ({"methods": {"a": Scoring(first, backbone=tiny.model())}}, "a reads tiny, which sees"),
     ],
-    ids=str,
+    ids=["on_error", "batch_size", "no methods", "block", "window", "other pixels"],
 )
 def test_a_bad_request_is_refused_at_once(options, said):
     asked = {"methods": {"a": Scoring(first)}, "progress": False, **options}
