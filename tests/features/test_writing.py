@@ -158,5 +158,5 @@ def test_a_file_that_is_another_image_by_now_is_never_stored_under_the_old_hash(
     job = batches.Job(key, str(picture), ("image",))
     picture.write_bytes(open(paths[1], "rb").read())
     store = DiskStore(tmp_path / "store", "f")
-    failures = batches._run_on_worker(Tiny(), [job], store)
+    failures = batches._run_on_worker(Tiny(), [job], store, 1)
     assert "the file changed" in str(failures[key]) and not store.has("image", key)
