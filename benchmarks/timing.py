@@ -40,6 +40,8 @@ def in_turn(rounds: int, warm_up: int = 1, /, **calls: Callable[[], Any]) -> dic
         for name, call in calls.items():
             began = time.perf_counter()
             call()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()  # a GPU works on after the call
             if number >= 0:
                 seconds[name].append(time.perf_counter() - began)
     return {name: np.array(values) for name, values in seconds.items()}
