@@ -58,7 +58,7 @@ def peers() -> str:
 
 
 def windows() -> str:
-    """Write the ratios of window encoding for one and for eight images."""
+    """Write seconds and ratios of window encoding for one and for eight images."""
     rows = load("bench")
     rows = rows[rows["part"].str.startswith("windows, batch ")]
     several = rows["part"].nunique() > 1
@@ -66,16 +66,17 @@ def windows() -> str:
     rows = rows.assign(what=rows["what"] + (", " + batch if several else ""))
     order = rows["what"].str.replace(r", batch \d+$", "", regex=True)
     rows = rows.assign(order=pd.factorize(order)[0]).sort_values("order", kind="stable")
-    return table(rows[rows["unit"] == "x"])
+    seconds = rows["what"].str.match("(package|plain forward), s an image")
+    return table(rows[seconds | (rows["unit"] == "x")])
 
 
 def others() -> str:
     """Write what else ``make bench`` measures: scoring, the study, the store, growth."""
     rows = load("bench")
     rows = rows[~rows["part"].str.startswith("windows, batch ")]
-    of_a_study = rows["part"].str.startswith("study").to_numpy()
-    what = [f"{p}: {w}" if s else w for p, w, s in zip(rows["part"], rows["what"], of_a_study)]
-    return table(rows.assign(what=what))
+    rows = rows[~rows["what"].str.contains("number of runs", regex=False)]
+    named = rows["part"] != "scoring"
+    return table(rows.assign(what=rows["what"].where(~named, rows["part"] + ": " + rows["what"])))
 
 
 def gpu() -> str:

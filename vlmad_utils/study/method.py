@@ -64,7 +64,7 @@ class Method:
         ----------
         prototypes : (2, D) of the object, where text takes part
         references : encoded normal images; they are read now and held in memory
-        device : where both are held, that of the features to come; None leaves them where they are
+        device : where both are held: use the model's device. None leaves them where they are
 
         Raises
         ------
