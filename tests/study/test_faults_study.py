@@ -14,11 +14,13 @@ import pytest
 import torch
 from fixtures import tiny, trees
 from joblib import parallel_config
+from PIL import Image
 
 import vlmad_utils
 from vlmad_utils import data, study
 from vlmad_utils.methods import neighbours
 from vlmad_utils.models import prompts
+from vlmad_utils.store import StoreError
 from vlmad_utils.study import cells, registry
 from vlmad_utils.study.method import Last, described
 
@@ -128,7 +130,6 @@ def test_cells_are_found_again_whatever_was_asked_before(index, tmp_path, monkey
     assert words
     for path in words:
         path.unlink()
-    monkeypatch.setattr(prompts, "_CACHE", {}, raising=False)
     prompts.embed(model, ["a photo of a bolt."], tmp_path)
 
     def never(*_):
@@ -286,3 +287,75 @@ def test_threads_change_no_row(index):
     one = run(model, index, methods, None, **options)
     with parallel_config(backend="threading", n_jobs=4):
         assert run(model, index, methods, None, **options).rows.equals(one.rows)
+
+
+# ---- what a second review found -----------------------------------------------------------------
+def test_a_mask_given_as_a_path_object_is_part_of_the_key(tmp_path):
+    index = data.index("folder", root=trees.noise_set(tmp_path / "set", 3, 40))
+    index["mask_path"] = [Path(p) if isinstance(p, str) else p for p in index["mask_path"]]
+    methods = [registry.dense(tiny.model())]
+    before = run(tiny.model(), index, methods, tmp_path / "store").rows
+    for path in index["mask_path"].dropna():
+        other = np.zeros((40, 40), np.uint8)
+        other[:4, :4] = 255
+        Image.fromarray(other).save(path)
+    after = run(tiny.model(), index, methods, tmp_path / "store").rows
+    fresh = run(tiny.model(), index, methods, None).rows
+    assert after.equals(fresh) and not after.equals(before)
+
+
+def test_a_mask_that_is_gone_is_named(tmp_path):
+    index = data.index("folder", root=trees.noise_set(tmp_path / "set", 3, 40))
+    row = index["mask_path"].notna().idxmax()
+    index.loc[row, "mask_path"] = str(tmp_path / "none.png")
+    with pytest.raises(data.DataError, match=r"the mask .*none\.png cannot be read"):
+        run(tiny.model(), index, [registry.dense(tiny.model())], None)
+
+
+def test_shots_and_seeds_given_twice_make_each_row_once(index):
+    methods = [registry.memory_bank_method(2)]
+    once = run(tiny.model(), index, methods, None, shots=(1,), seeds=(0,)).rows
+    twice = run(tiny.model(), index, methods, None, shots=(1, 1), seeds=(0, 0)).rows
+    assert twice.equals(once)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ((torch.arange(6.0).view(2, 3),), (torch.arange(6.0).view(3, 2),)),
+        ((torch.arange(6.0),), (torch.arange(3.0), torch.arange(3.0, 6.0))),
+        ((torch.ones(1).double(),), (torch.ones(1).double() + 1e-12,)),
+        ((torch.tensor([2**24]),), (torch.tensor([2**24 + 1]),)),
+    ],
+    ids=["shape", "parts", "float64", "integers"],
+)
+def test_digests_of_other_weights_differ(one, other):
+    assert study.digest(*one) != study.digest(*other)
+    assert study.digest(*one) == study.digest(*(x.clone() for x in one))
+
+
+def test_a_cell_that_cannot_be_read_is_kept(index, tmp_path, monkeypatch):
+    methods = [registry.dense(tiny.model())]
+    run(tiny.model(), index, methods, tmp_path)
+    before = {p: p.read_bytes() for p in (tmp_path / "study").rglob("*.json")}
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(StoreError, match="of the study cannot be read"):
+        run(tiny.model(), index, methods, tmp_path)
+    monkeypatch.undo()
+    assert before == {p: p.read_bytes() for p in (tmp_path / "study").rglob("*.json")}
+
+
+def test_text_that_is_no_number_is_not_stored(tmp_path):
+    model = copy.copy(tiny.model())
+    model.text_rows, model.fingerprint = {}, "no numbers"
+    model.encode_text = lambda texts: torch.full((len(texts), 4), torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        prompts.embed(model, ["a bolt"], tmp_path)
+    model.encode_text = lambda texts: torch.ones(len(texts), 4)
+    assert torch.equal(prompts.embed(model, ["a bolt"], tmp_path), torch.ones(1, 4))
+    with pytest.raises(ValueError, match="list of one or more prompts"):
+        prompts.embed(model, "a bolt", tmp_path)

@@ -134,7 +134,14 @@ def embed(
     """Return text embeddings (P, D) float32 as the model gives them; unknown prompts are encoded.
 
     They are stored one row a prompt, so a row never depends on what else is asked for.
+
+    Raises
+    ------
+    ValueError for no prompts, or one text in place of a list; for a model that gives another
+    number of rows, or values that are not finite (nothing is stored then).
     """
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"embed takes a list of one or more prompts, found {prompts!r}.")
     fingerprint = getattr(model, "fingerprint", None)
     known = getattr(model, "text_rows", {})  # of this object; others remember in the store only
     rows = {prompt: known[prompt] for prompt in prompts if prompt in known}
@@ -145,6 +152,12 @@ def embed(
         rows |= _stored(where, asked)
     if new := [prompt for prompt in asked if prompt not in rows]:
         encoded = torch.as_tensor(model.encode_text(new)).detach().to("cpu", torch.float32)
+        if len(encoded) != len(new) or not encoded.isfinite().all():
+            raise ValueError(
+                f"the model gave rows {tuple(encoded.shape)} for {len(new)} prompts"
+                f"{'' if encoded.isfinite().all() else ', some of them not finite'}: check its "
+                "weights and its encode_text."
+            )
         rows |= {prompt: row.clone() for prompt, row in zip(new, encoded, strict=True)}
         if where:
             where.put_rows("text", list(map(_key, new)), encoded.numpy())

@@ -13,6 +13,7 @@ import torch
 
 from .. import paths
 from ..features import Features
+from ..store import SYSTEM_LIMITS, StoreError
 from .evaluate import evaluate
 from .method import Method
 
@@ -138,14 +139,22 @@ def _scored(task: Task, size: tuple[int, int], draws: int) -> Cell:
 
 
 def read_cell(path: Path) -> Cell | None:
-    """Return the cell of a file; None without one, or (with a warning) where it is damaged."""
+    """Return the cell of a file; None without one, or (with a warning) where it is damaged.
+
+    Raises
+    ------
+    StoreError where it cannot be read; it is kept.
+    """
     try:
         cell = json.loads(path.read_bytes())
         if cell.pop("sha256") == _checksum(cell):
             return cell
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except OSError as error:  # not the file is to blame, so nothing is computed again
+        advice = SYSTEM_LIMITS.get(error.errno or 0, f"Get the right to read it, or {ADVICE}")
+        raise StoreError(f"{path} of the study cannot be read ({error}). {advice}.") from error
+    except (ValueError, KeyError, AttributeError, TypeError):
         pass
     warnings.warn(
         f"{path.name} of the study in the store was damaged; this cell is computed again."

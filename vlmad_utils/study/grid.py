@@ -97,7 +97,8 @@ def run(
     share the GPU badly, so the cells stay in this one: one at a time, or in threads with
     ``joblib.parallel_config(backend="threading", n_jobs=4)``.
     """
-    methods, shots, seeds = list(methods), list(shots), list(seeds)
+    methods = list(methods)
+    shots, seeds = list(dict.fromkeys(shots)), list(dict.fromkeys(seeds))  # each once
     check_run(model, index, methods, shots, seeds)
     shots = [k for k in shots if any(method.takes(k) for method in methods)]
     images = gather_images(index, shots, seeds)

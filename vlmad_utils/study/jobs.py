@@ -113,7 +113,7 @@ def build_jobs(
     Raises
     ------
     ValueError for an ensemble that does not exist, or with wrong entries; for settings that do not
-    say what they hold.
+    say what they hold. DataError for a mask whose file cannot be read.
     """
     jobs = []
     names = list(zip(images.test["dataset"], images.test["category"], strict=True))
@@ -123,7 +123,7 @@ def build_jobs(
         made_of = {
             "test": images.test_keys[rows].tolist(),
             "labels": part["label"].tolist(),
-            "masks": [content_hash(p) if isinstance(p, str) else None for p in part["mask_path"]],
+            "masks": [_mask_hash(path) for path in part["mask_path"]],
             "size": size,
             "draws": draws,
         }
@@ -147,6 +147,16 @@ def build_jobs(
                 key = cell_key(base=base, references=of_references, **made_by)
                 jobs.append(Job(base, method, rows, references, noun, texts, key))
     return jobs
+
+
+def _mask_hash(path: Any) -> str | None:
+    """Return the content hash of a mask, or None for an image without one."""
+    if path is None or pd.isna(path):
+        return None
+    try:
+        return content_hash(path)
+    except OSError as error:
+        raise data.DataError(f"the mask {path} cannot be read ({error})") from error
 
 
 def _draws(method: Method, shots: Sequence[int], seeds: Sequence[int]) -> Iterator[tuple[int, int]]:

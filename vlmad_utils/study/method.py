@@ -210,6 +210,6 @@ def digest(*modules: torch.nn.Module | torch.Tensor) -> str:
     for module in modules:
         state = module.state_dict() if isinstance(module, torch.nn.Module) else {"": module}
         for name, value in sorted(state.items()):
-            array = np.ascontiguousarray(value.detach().cpu().float().numpy())
-            found.update(name.encode() + array.tobytes())
+            found.update(f"{name}={described(value)};".encode())
+        found.update(b"|")
     return found.hexdigest()[:16]
