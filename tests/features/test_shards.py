@@ -1,8 +1,10 @@
 """The store on disk: many rows in few files, bundled under readers, writers and kills."""
 
+import errno
 import math
 import os
 import pickle
+import stat
 import threading
 import time
 import warnings
@@ -14,7 +16,7 @@ from fixtures.cases import posix
 from safetensors.numpy import load_file
 
 from vlmad_utils.store import DiskStore, MemoryStore
-from vlmad_utils.store.index import BYTES, ROWS
+from vlmad_utils.store.index import Index, alone
 
 
 def key(i):
@@ -57,11 +59,162 @@ def test_what_a_killed_bundler_left_is_removed_and_what_a_killed_writer_left_is_
     half = next(folder.iterdir()).read_bytes()[:200]
     (folder / f".{key(0)}.safetensors.{key(1)}.bundle.part").write_bytes(half)
     (folder / f".{key(0)}.safetensors.{key(2)}.part").write_bytes(half)  # another may be writing it
+    old = folder / f".{key(0)}.safetensors.{key(3)}.part"
+    old.write_bytes(half)
+    os.utime(old, (0, time.time() - 2 * 86400))
     other = DiskStore(tmp_path, "f")
     assert other.lacking("patches", map(key, range(7))) == [key(6)]
     other.seal()
-    assert len(files(store)) == 2 and len(list(folder.glob(".*"))) == 1
+    [left] = folder.glob(".*")
+    assert len(files(store)) == 2 and key(2) in left.name
     assert np.array_equal(store.get("patches", key(5)), rows_of([5])[0])
+
+
+def test_a_key_of_two_files_is_bundled_once(tmp_path):
+    store = DiskStore(tmp_path, "f")
+    for numbers in ([0, 1], [1, 2], [2]):
+        store.put_rows("patches", [key(i) for i in numbers], rows_of(numbers))
+    store.seal()
+    [name] = files(store)
+    assert len(load_file(store.folder / "patches" / name)["x"]) == 3
+    assert [store.get("patches", key(i))[0, 0] for i in range(3)] == [0, 1, 2]
+
+
+def test_a_file_whose_rows_are_in_a_larger_one_goes_only_if_they_are_right_there(tmp_path):
+    store = filled(tmp_path, 8, 2)
+    small = {path: path.read_bytes() for path in (store.folder / "patches").iterdir()}
+    store.seal()
+    [whole] = (store.folder / "patches").iterdir()
+    for path, content in small.items():  # as if the bundler had been killed
+        path.write_bytes(content)
+    content = bytearray(whole.read_bytes())
+    content[-1] ^= 1  # of the last row
+    whole.write_bytes(content)
+    store = DiskStore(tmp_path, "f")
+    with pytest.warns(UserWarning, match="1 of its 8 arrays"):
+        store.lacking("patches", [])
+        store.seal()
+    store.seal()
+    out = np.zeros((8, 3, 4), np.float32)
+    assert store.read("patches", [key(i) for i in range(8)], out) == []
+    assert np.array_equal(out, rows_of(range(8))) and len(files(store)) == 2
+
+
+def test_a_shard_removes_no_other_file_of_its_name(tmp_path):
+    store = filled(tmp_path, 2, 2)
+    shard = store._found("patches", [key(0)])[0]
+    (tmp_path / "other").write_bytes(shard.path.read_bytes())
+    os.replace(tmp_path / "other", shard.path)
+    shard.unlink()
+    assert np.array_equal(DiskStore(tmp_path, "f").get("patches", key(1)), rows_of([1])[0])
+    store._found("patches", [key(0)])
+    assert store.read("patches", [key(1)], np.zeros((1, 3, 4), np.float32)) == []
+    store._found("patches", [key(0)])[0].unlink()
+    assert files(store) == []
+
+
+def test_a_file_that_may_not_be_removed_makes_no_files_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    kept = filled(tmp_path, 1, 1).path("patches", key(0)).name
+    unlink, replace, written = os.unlink, os.replace, []
+
+    def refuse(path, *args, **kwargs):
+        if os.path.basename(path) == kept:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (written.append(os.stat(a).st_size), replace(a, b))
+    )
+    for i in range(1, 61):
+        store = DiskStore(tmp_path, "f")
+        store.put("patches", key(i), rows_of([i])[0])
+        store.lacking("patches", [])
+        store.seal()
+        assert len(files(store)) <= 2 + math.log2(64)
+    assert store.lacking("patches", map(key, range(61))) == [] and kept in files(store)
+    held = sum(path.stat().st_size for path in (store.folder / "patches").iterdir())
+    assert sum(written) < 10 * held
+    before = files(store)
+    DiskStore(tmp_path, "f").seal(), store.seal()
+    assert files(store) == before
+
+
+@posix
+def test_one_process_bundles_and_a_child_does_not_keep_the_claim(tmp_path):
+    read, write = os.pipe()
+    with alone(tmp_path) as first, alone(tmp_path) as second:
+        assert (first, second) == (True, False)
+        child = os.fork()
+        if not child:
+            os.close(write)
+            os.read(read, 1)  # until the test ends
+            os._exit(0)
+    with alone(tmp_path) as third:
+        assert third
+    os.close(write)
+    os.waitpid(child, 0)
+
+
+def test_names_are_on_the_disk_before_what_was_bundled_goes(tmp_path, monkeypatch):
+    store, done = filled(tmp_path, 4, 2), []
+    fsync, unlink = os.fsync, os.unlink
+
+    def sync(number):
+        done.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "unlink", lambda path: (done.append(path.suffix), unlink(path)))
+    store.seal()
+    synced = ["file", "folder"] if os.name == "posix" else ["file"]
+    assert [what for what in done if what != ".part"] == [*synced, ".safetensors", ".safetensors"]
+
+
+def test_has_lists_a_folder_once_and_bundling_makes_no_table_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    looks, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (looks.append(path), scandir(path))[1])
+    filled(tmp_path, 2, 2)
+    store = DiskStore(tmp_path, "f")
+    store.put("patches", key(5), rows_of([5])[0])
+    looks.clear()
+    assert [store.has("patches", key(i)) for i in range(7)] == [1, 1, 0, 0, 0, 1, 0]
+    assert len(looks) <= 2
+    filled(tmp_path, 4, 4)  # as another process
+    assert store.lacking("patches", map(key, range(7))) == [key(4), key(6)]
+    assert store.has("patches", key(3))
+
+    class Sealed(dict):
+        """A table in which a reader finds each row at any moment."""
+
+        def __delitem__(self, name):
+            raise AssertionError(name)
+
+    index = store._kinds["patches"]
+    table = index.where = Sealed(index.where)
+    DiskStore(tmp_path, "f").lacking("patches", [])
+    other = DiskStore(tmp_path, "f")
+    other.lacking("patches", [])
+    other.seal()  # under the first, which must find the new file
+    out = np.zeros((5, 3, 4), np.float32)
+    assert store.read("patches", [key(i) for i in (0, 1, 2, 3, 5)], out) == []
+    store.put("patches", key(6), rows_of([6])[0])
+    store.seal()
+    assert index.where is table
+
+
+def test_a_file_that_goes_leaves_its_keys_to_copies_in_others(tmp_path):
+    store, index = filled(tmp_path, 4, 4), Index()
+    [first] = store._kinds["patches"].shards.values()
+    store.put_rows("patches", [key(3), key(4)], rows_of([3, 4]))
+    second = store._found("patches", [key(4)])[0]
+    index.add(first), index.add(second)
+    index.drop([second])
+    assert index.where == dict.fromkeys(map(key, range(4)), first)
+    index.drop([first])
+    assert index.where == {} == index.shards
 
 
 @posix
@@ -122,7 +275,7 @@ def test_a_large_read_is_shared_by_threads(tmp_path, monkeypatch):
     content[-1] ^= 1
     path.write_bytes(content)
     out = np.zeros((64, 3, 4), np.float32)
-    with pytest.warns(UserWarning, match="1 of its 64 arrays are computed again"):
+    with pytest.warns(UserWarning, match="1 of its 64 arrays are computed when"):
         assert store.read("patches", [key(i) for i in range(64)], out) == [63]
     assert np.array_equal(out[:63], rows_of(range(63)))
 
@@ -232,13 +385,3 @@ def test_150_000_images_take_few_files_and_are_found_in_seconds(tmp_path, monkey
     out = np.zeros((n, 1), np.float32)
     assert fresh.read("image", names, out) == [] and np.array_equal(out, rows)
     assert time.perf_counter() - start < 20  # 2 s on a free core
-
-
-@pytest.mark.parametrize(
-    ("tower", "row"),
-    [("ViT-B-16-plus-240", 225 * 896 * 2), ("ViT-L-14-336 at 518 pixels", 37 * 37 * 1024 * 2)],
-)
-def test_large_rows_take_few_files_too(tower, row):
-    """Nine kinds of the largest rows, and the ten small files that may wait to be bundled."""
-    rows = min(ROWS, math.ceil(BYTES / row))
-    assert 9 * (math.ceil(150_000 / rows) + 10) <= 2000

@@ -5,13 +5,14 @@
 A batch of rows is a small shard at once, so that a kill loses the batch in flight at most. Small
 shards are bundled into large ones, by whoever comes next where the writer was killed. A bundle is
 whole before the small ones go, so at any moment each row is in some file, and any number of
-processes may read, write and bundle. What reads wrong is computed again.
+processes may read, write and bundle. What reads wrong is computed when it is asked for.
 """
 
 import errno
 import functools
 import os
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,14 +25,20 @@ import numpy as np
 
 from .. import paths
 from . import shards
-from .errors import not_readable, not_writable
+from .errors import SYSTEM_LIMITS, always_changing, not_readable, not_writable
 from .header import LAYOUT, Damaged, Foreign
 from .index import ROWS, Index, alone, groups_of
-from .shards import BUNDLE, SUFFIX, Shard
+from .shards import BUNDLE, PART, SUFFIX, Shard
+
+ROUNDS = 100  # looks at a folder until it stays the same
+COPIED = 3600  # seconds without a change after which nobody is copying a file any more
+KILLED = 86400  # seconds after which nobody is writing a file any more
 
 
 class DiskStore:
-    """Keep arrays on disk under (kind, key). Several processes may: equal keys hold equal bytes.
+    """Keep arrays on disk under (kind, key). Several processes may at once.
+
+    A key stands for its bytes: of copies the first that is bundled stays, without a look at others.
 
     Attributes
     ----------
@@ -72,8 +79,15 @@ class DiskStore:
         return None if shard is None else shard.path
 
     def has(self, kind: str, key: str) -> bool:
-        """Return whether there is an array; it may be damaged, or removed since a file was read."""
-        return self._found(kind, [key])[0] is not None
+        """Return whether an array is known; it may be damaged, or removed by now.
+
+        The folder is looked at once a kind: :meth:`lacking` finds what others wrote after that.
+        """
+        self._own()
+        index = self._kinds.get(kind)
+        if index is None or not index.looked:
+            index = self._refreshed(kind)
+        return key in index.where
 
     def lacking(self, kind: str, keys: Iterable[str]) -> list[str]:
         """Return the keys that are not there, by the files that are there now."""
@@ -144,7 +158,9 @@ class DiskStore:
         """
         missing: list[int] = []
         wanted = list(range(len(keys)))
-        while wanted:
+        for _ in range(ROUNDS):
+            if not wanted:
+                return sorted(missing)
             groups: dict[Shard, list[int]] = {}
             for i, shard in zip(wanted, self._found(kind, [keys[i] for i in wanted])):
                 if shard is None:
@@ -152,21 +168,23 @@ class DiskStore:
                 else:
                     shards.fit(kind, keys[i], shard.form[1], out)
                     groups.setdefault(shard, []).append(i)
-            wanted = []
+            wanted, gone = [], []
             for shard, positions in groups.items():
                 try:
                     damaged = shard.read(keys, positions, out)
                 except FileNotFoundError:  # bundled meanwhile, or removed by hand: look again
-                    with self._lock:
-                        self._kinds[kind].drop([shard])
+                    gone.append(shard)
                     wanted += positions
                 except OSError as error:
                     raise not_readable(self.folder.parents[1], error) from error
                 else:
                     if damaged:
-                        self._mend(kind, shard, "a checksum is wrong")
+                        self._mend(kind, shard)
                         wanted += damaged  # it may be in another shard, too
-        return sorted(missing)
+            if gone:
+                with self._lock:
+                    self._refreshed(kind).drop(gone)
+        raise always_changing(self.folder.parents[1])
 
     def _own(self) -> None:
         """Begin anew in a forked process: a thread of the other one may have held the lock."""
@@ -189,17 +207,28 @@ class DiskStore:
             index = self._kinds.setdefault(kind, Index())
             try:
                 # a row may move to another file while the folder is listed: look until two agree
-                for _ in range(100):
+                for name in [n for n in index.ignored if index.ignored[n] != self._stamp(kind, n)]:
+                    del index.ignored[name]
+                for _ in range(ROUNDS):
                     if (names := self._names(kind)) == index.names:
                         break
                     for name in sorted(names - index.names):
                         self._take(kind, index, name)
-                    index.ignored &= names
+                    for name in index.ignored.keys() - names:
+                        del index.ignored[name]
                     gone = index.shards.keys() - names
                     index.drop([index.shards[name] for name in gone])
             except OSError as error:
                 raise not_readable(self.folder.parents[1], error) from error
+            index.looked = True
             return index
+
+    def _stamp(self, kind: str, name: str) -> tuple[int, ...]:
+        """Return what changes when a file does; nothing for one that is gone."""
+        try:
+            return shards.stamp_of(os.stat(self.folder / kind / name))
+        except FileNotFoundError:
+            return ()
 
     def _names(self, kind: str) -> set[str]:
         try:
@@ -209,26 +238,28 @@ class DiskStore:
             return set()
 
     def _take(self, kind: str, index: Index, name: str) -> None:
-        """Add a file to what is known; mend it, or say why it is left alone."""
-        path = self.folder / kind / name
+        """Add a file to what is known, or say why it is left alone until it changes."""
+        path, stamp = self.folder / kind / name, self._stamp(kind, name)
         try:
             shard = shards.look(path)
         except FileNotFoundError:  # bundled meanwhile
             return
         except Foreign as error:
+            index.ignored[name] = stamp
             warnings.warn(f"{path} is left alone and not used: {error}.")
-            index.ignored.add(name)
         except Damaged as error:
-            _say_damaged(kind, name, str(error), "what it held is computed again")
-            index.ignored.add(name)
+            index.ignored[name] = stamp
             with suppress(OSError):
-                path.unlink()
+                if _older(path, COPIED) and self._stamp(kind, name) == stamp:
+                    path.unlink()
+            warnings.warn(
+                f"{name} ({kind}) in the feature store is damaged or still being copied there "
+                f"({error}); what it should hold is computed when it is asked for."
+            )
         else:
             index.add(shard)
-            if shard.wrong:
-                self._mend(kind, shard, shard.wrong)
 
-    def _mend(self, kind: str, shard: Shard, reason: str) -> None:
+    def _mend(self, kind: str, shard: Shard) -> None:
         """Put the right rows of a shard into a new one; where nothing can be written, know them."""
         try:
             right = shards.right_rows(shard)
@@ -237,8 +268,9 @@ class DiskStore:
         except OSError as error:
             raise not_readable(self.folder.parents[1], error) from error
         lost = len(shard) - len(right)
-        _say_damaged(
-            kind, shard.path.name, reason, f"{lost} of its {len(shard)} arrays are computed again"
+        warnings.warn(
+            f"{shard.path.name} ({kind}) in the feature store was damaged (a checksum is wrong); "
+            f"{lost} of its {len(shard)} arrays are computed when they are asked for."
         )
         with self._lock:
             index = self._kinds[kind]
@@ -249,8 +281,8 @@ class DiskStore:
             except (OSError, shards.DamagedRow):
                 kept = set(right)
                 keys = [key if i in kept else "" for i, key in enumerate(shard.keys)]
+                index.drop([shard])
                 index.add(replace(shard, keys=keys))
-                index.renew()
             else:
                 index.drop([shard])
 
@@ -261,25 +293,29 @@ class DiskStore:
         with alone(self.folder / kind) as claimed:
             if not claimed:  # another process bundles what is there
                 return
-            for rest in (self.folder / kind).glob(f".*{BUNDLE}"):  # of a bundler that was killed
+            for rest in (self.folder / kind).glob(f".*{PART}"):  # of who was killed
                 with suppress(OSError):
-                    rest.unlink()
+                    if rest.name.endswith(BUNDLE) or _older(rest, KILLED):
+                        rest.unlink()
             with self._lock:
-                found = list(self._refreshed(kind).shards.values())
-            for group in groups_of(found):
+                index = self._refreshed(kind)
+                twice, found = index.doubles(), list(index.shards.values())
+            groups = groups_of(shard for shard in found if shard not in twice)
+            for group in [*([shard] for shard in twice), *groups]:
                 try:
-                    self._merge(kind, group)
+                    self._merge(kind, group) if len(group) > 1 else self._clear(kind, group)
                 except FileNotFoundError:  # another process has bundled or mended some of them
                     continue
                 except shards.DamagedRow as error:
-                    self._mend(kind, error.shard, "a checksum is wrong")
+                    self._mend(kind, error.shard)
                 except OSError as error:
                     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                         return  # who may only read leaves it to others
+                    advice = SYSTEM_LIMITS.get(error.errno or 0, "Make room there")
                     warnings.warn(
                         f"small files of the feature store {self.folder / kind} could not be "
-                        f"bundled ({error}); they are kept and read as they are. Make room there: "
-                        "the next run bundles them."
+                        f"bundled ({error}); they are kept and read as they are. {advice}: the "
+                        "next run bundles them."
                     )
                     return
 
@@ -289,13 +325,26 @@ class DiskStore:
             rows = [row for row, key in enumerate(shard.keys) if key not in seen]
             seen.update(shard.keys)
             parts.append((shard, rows))
-        whole = shards.bundle(self.folder / kind, parts)
+        whole = shards.bundle(self.folder / kind, parts, BUNDLE)
         old = [shard for shard in group if shard.path != whole.path]
         with self._lock:
             self._kinds[kind].add(whole)
             self._kinds[kind].drop(old)
-        for shard in old:
-            shard.unlink()
+        _unlink(old)
+
+    def _clear(self, kind: str, twice: Sequence[Shard]) -> None:
+        """Remove a file whose rows are in others, if they are right there."""
+        keys = [key for shard in twice for key in shard.keys if key]
+        with self._lock:
+            index = self._kinds[kind]
+            index.drop(twice)
+            others = [index.where.get(key) for key in keys]
+        for key, other in zip(keys, others):
+            if other is None:  # gone meanwhile
+                return
+            with other.open() as stream:
+                other.row(stream, other.keys.index(key))
+        _unlink(twice)
 
 
 @functools.lru_cache(maxsize=8)
@@ -307,5 +356,12 @@ def _opened(folder: Path) -> DiskStore:
     return store
 
 
-def _say_damaged(kind: str, name: str, reason: str, what_next: str) -> None:
-    warnings.warn(f"{name} ({kind}) in the feature store was damaged ({reason}); {what_next}.")
+def _unlink(shards: Iterable[Shard]) -> None:
+    """Remove files; those of others may have to stay, as what somebody reads on Windows."""
+    for shard in shards:
+        with suppress(PermissionError):
+            shard.unlink()
+
+
+def _older(path: Path, seconds: float) -> bool:
+    return time.time() - os.stat(path).st_mtime > seconds

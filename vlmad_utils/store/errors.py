@@ -25,6 +25,15 @@ def not_readable(folder: Path, error: OSError) -> StoreError:
     )
 
 
+def always_changing(folder: Path) -> StoreError:
+    """Return the error of a store whose files are others each time they are looked at."""
+    return StoreError(
+        f"the feature store {folder} changes while it is read: another program replaces its "
+        "files, or the drive gives a file another number each time (some network drives do). Stop "
+        f"that program, or {ELSEWHERE}."
+    )
+
+
 def not_writable(folder: Path, error: OSError) -> StoreError:
     """Return the error of a store whose folder cannot be written."""
     default = f"Make room and get the right to write there, {ELSEWHERE}"

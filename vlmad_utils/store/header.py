@@ -10,7 +10,6 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,20 +33,11 @@ CODES = {dtype: code for code, dtype in TYPES.items()}
 
 
 class Damaged(ValueError):
-    """Say what is wrong with a shard of which nothing can be read."""
+    """Say what is wrong with a file that is no whole shard: damaged, or still being copied."""
 
 
-class Foreign(ValueError):
+class Foreign(Exception):
     """Say why a file is no shard of this layout; it is left alone."""
-
-
-class Header(NamedTuple):
-    """What the header of a shard says."""
-
-    keys: list[str]
-    crcs: np.ndarray  # (n,) uint32, over key and row
-    form: Form
-    wrong: str  # what is wrong with the header, "" for nothing; the rows may be right
 
 
 def row_bytes(form: Form) -> int:
@@ -80,35 +70,31 @@ def file_name(head: bytes) -> str:
     return hashlib.sha256(head).hexdigest()[:40]
 
 
-def decoded(head: bytes, name: str, n_bytes: int) -> Header:
+def decoded(head: bytes, name: str, n_bytes: int) -> tuple[list[str], np.ndarray, Form]:
     """Read the bytes before the first row, ``n_bytes`` before the end of the file ``name``.
 
-    A header whose hash is not the name is damaged. Rows whose key and checksum are intact can
-    still be told from the others.
+    Returns
+    -------
+    keys, checksums (n,) uint32 over key and row, type and shape of a row
 
     Raises
     ------
-    Foreign for another layout; Damaged where the rows cannot be found.
+    Foreign for another layout; Damaged where the hash of the header is not the name, for nothing
+    that it says can be trusted then, or where the file is cut.
     """
-    whole = file_name(head) == name
+    if file_name(head) != name:
+        raise Damaged("its header is not what was written")
     try:
-        # a flipped bit in a key may be no text any more; the other rows are still found
-        read = json.loads(head[8:].decode(errors="replace"), strict=False)
+        read = json.loads(head[8:])
         said, tensor = read["__metadata__"], read["x"]
-        if whole and said["layout"] != LAYOUT:
+        if said["layout"] != LAYOUT:
             raise Foreign(f"its layout is {said['layout']}, not {LAYOUT}")
         keys = [sys.intern(key) for key in said["keys"].split(" ")]
         crcs = np.frombuffer(bytes.fromhex(said["crc32"]), ">u4").astype(np.uint32)
         n, *shape = tensor["shape"]
         form = TYPES[tensor["dtype"]], tuple(shape)
-        size = n * row_bytes(form)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, Foreign):
-            raise
-        raise Damaged(f"its header cannot be read: {error}") from error
-    if not len(keys) == len(crcs) == n or size < 0 or (not whole and size != n_bytes):
-        raise Damaged("its header contradicts itself")
-    if not whole:
-        return Header(keys, crcs, form, "its header is not what was written")
-    wrong = "" if size == n_bytes else f"it holds {n_bytes} bytes of {size}"
-    return Header(keys, crcs, form, wrong)
+        raise Foreign(f"its header is of another make: {error!r}") from error
+    if (size := n * row_bytes(form)) != n_bytes:
+        raise Damaged(f"it holds {n_bytes} bytes of {size}")
+    return keys, crcs, form

@@ -17,7 +17,8 @@ class Index:
     def __init__(self) -> None:
         self.shards: dict[str, Shard] = {}  # by the name of the file, in the order of writing
         self.where: dict[str, Shard] = {}  # by key
-        self.ignored: set[str] = set()  # files of another make
+        self.ignored: dict[str, tuple[int, ...]] = {}  # files that are no shards, by their stamps
+        self.looked = False  # at the folder, since this process knows of the kind
 
     @property
     def names(self) -> set[str]:
@@ -26,6 +27,7 @@ class Index:
 
     def add(self, shard: Shard) -> None:
         """Add a file; its rows are read from it from now on."""
+        self.ignored.pop(shard.path.name, None)
         self.shards[shard.path.name] = shard
         self.where.update(dict.fromkeys(filter(None, shard.keys), shard))
 
@@ -34,13 +36,29 @@ class Index:
         for shard in gone:
             if self.shards.get(shard.path.name) is shard:
                 del self.shards[shard.path.name]
-        if any(self.where.get(key) is shard for shard in gone for key in shard.keys):
-            self.renew()
+        lost = {key for shard in gone for key in shard.keys if self.where.get(key) is shard}
+        if not lost:  # bundled: the new file was added before
+            return
+        for shard in self.shards.values():
+            copies = lost.intersection(shard.keys)
+            self.where.update(dict.fromkeys(copies, shard))
+            lost -= copies
+        for key in lost:
+            del self.where[key]
 
-    def renew(self) -> None:
-        """Find the keys of all files anew; other threads read the old table meanwhile."""
-        shards = self.shards.values()
-        self.where = {key: shard for shard in shards for key in shard.keys if key}
+    def doubles(self) -> list[Shard]:
+        """Return the files whose rows are all in larger ones; all processes choose the same.
+
+        A bundler was killed before it removed them, or they may not be removed.
+        """
+        if sum(map(len, self.shards.values())) == len(self.where):
+            return []
+        seen, twice = {""}, []
+        for shard in sorted(self.shards.values(), key=lambda s: (-len(s), s.path.name)):
+            if seen.issuperset(shard.keys):
+                twice.append(shard)
+            seen.update(shard.keys)
+        return twice
 
 
 def groups_of(found: Iterable[Shard]) -> list[list[Shard]]:
@@ -86,4 +104,7 @@ def alone(folder: Path) -> Generator[bool, None, None]:
         yield claimed
     finally:
         if number is not None:
+            if claimed:  # a child that was forked meanwhile holds the same lock
+                with suppress(OSError):
+                    fcntl.flock(number, fcntl.LOCK_UN)
             os.close(number)

@@ -21,7 +21,9 @@ from .header import Damaged, Foreign, Form, decoded, encoded, file_name, row_byt
 from .reading import neighbours, read_at, spread, widen
 
 SUFFIX = ".safetensors"
-BUNDLE = ".bundle.part"  # of a bundle that is not whole yet
+PART = ".part"  # of a file that is not whole yet
+BUNDLE = ".bundle.part"  # of one that only a process with the claim writes
+HEADER = 100_000_000  # bytes; safetensors reads no longer header either
 
 
 class DamagedRow(ValueError):
@@ -47,8 +49,7 @@ class Shard:
     form: Form
     start: int  # bytes before row 0
     stamp: tuple[int, ...]  # of the file that was looked at
-    wrong: str = ""  # what is wrong with the file; the rows may be right
-    right: np.ndarray = field(init=False)  # (n,) bool, rows whose checksum was computed
+    right: np.ndarray = field(init=False)  # (n,) bool, found right once by this process
 
     def __post_init__(self) -> None:
         self.right = np.zeros(len(self.keys), bool)
@@ -69,21 +70,21 @@ class Shard:
         FileNotFoundError when it is gone or is another one by now.
         """
         stream = open(self.path, "rb", buffering=0)
-        if _stamp(os.fstat(stream.fileno())) == self.stamp:
+        if stamp_of(os.fstat(stream.fileno())) == self.stamp:
             return stream
         stream.close()
         raise FileNotFoundError(f"{self.path} has changed")
 
     def unlink(self) -> None:
-        """Remove the file, if it is still the one that was looked at."""
-        try:
-            if _stamp(os.stat(self.path)) == self.stamp:
+        """Remove the file, if it is still the one that was looked at.
+
+        Raises
+        ------
+        PermissionError for another user's file, or on Windows for one that somebody reads.
+        """
+        with suppress(FileNotFoundError):
+            if stamp_of(os.stat(self.path)) == self.stamp:
                 os.unlink(self.path)
-        except FileNotFoundError:
-            pass
-        except PermissionError:  # Windows keeps a file that somebody reads; a later seal removes it
-            if os.name != "nt":
-                raise
 
     def row(self, stream: BinaryIO, row: int) -> np.ndarray:
         """Read one row.
@@ -145,19 +146,21 @@ def look(path: Path) -> Shard:
 
     Raises
     ------
-    Foreign for a file of another make; Damaged where nothing of it can be read.
+    Foreign for a file of another make; Damaged for one that is not whole.
     """
     if not re.fullmatch("[0-9a-f]{40}", path.stem):
         raise Foreign("its name is not that of a shard")
-    with open(path, "rb", buffering=0) as stream:
+    with open(path, "rb") as stream:  # buffered: a raw read may return less than there is
         about = os.fstat(stream.fileno())
         head = stream.read(8)
         length = int.from_bytes(head, "little")
+        if length > HEADER:
+            raise Damaged(f"its header would be {length} bytes long")
         if about.st_size < 8 + length:
             raise Damaged("it ends in its header" if about.st_size else "it is empty")
         head += stream.read(length)
-    keys, crcs, form, wrong = decoded(head, path.stem, about.st_size - len(head))
-    return Shard(path, keys, crcs, form, len(head), _stamp(about), wrong)
+    keys, crcs, form = decoded(head, path.stem, about.st_size - len(head))
+    return Shard(path, keys, crcs, form, len(head), stamp_of(about))
 
 
 def write(folder: Path, keys: Sequence[str], rows: np.ndarray) -> Shard:
@@ -169,10 +172,14 @@ def write(folder: Path, keys: Sequence[str], rows: np.ndarray) -> Shard:
     return _written(folder, keys, crcs, (rows.dtype, rows.shape[1:]), [rows])
 
 
-def bundle(folder: Path, parts: Sequence[tuple[Shard, Sequence[int]]]) -> Shard:
+def bundle(folder: Path, parts: Sequence[tuple[Shard, Sequence[int]]], suffix: str = PART) -> Shard:
     """Write some rows of shards of one form as a new shard, one after the other.
 
-    It returns when the bytes are on the disk, so that the old files may go.
+    It returns when bytes and name are on the disk, so that the old files may go.
+
+    Parameters
+    ----------
+    suffix : of the temporary name; :data:`BUNDLE` for who has the claim, as the next one removes it
 
     Raises
     ------
@@ -186,11 +193,11 @@ def bundle(folder: Path, parts: Sequence[tuple[Shard, Sequence[int]]]) -> Shard:
             with shard.open() as stream:
                 yield from (shard.row(stream, row) for row in rows)
 
-    return _written(folder, keys, crcs, parts[0][0].form, contents(), lasting=True)
+    return _written(folder, keys, crcs, parts[0][0].form, contents(), True, suffix)
 
 
 def right_rows(shard: Shard) -> list[int]:
-    """Return the rows that fit their checksums, whatever else is wrong with the file."""
+    """Return the rows that fit their checksums."""
     found = []
     with shard.open() as stream:
         for row, key in enumerate(shard.keys):
@@ -209,11 +216,12 @@ def _written(
     form: Form,
     contents: Iterable[np.ndarray],
     lasting: bool = False,
+    suffix: str = PART,
 ) -> Shard:
     head = encoded(keys, crcs, form)
     path = folder / f"{file_name(head)}{SUFFIX}"
     try:
-        with paths.atomic_write(path, suffix=BUNDLE if lasting else ".part") as temporary:
+        with paths.atomic_write(path, suffix=suffix) as temporary:
             with open(temporary, "wb") as stream:
                 stream.write(head)
                 for content in contents:
@@ -221,12 +229,14 @@ def _written(
                 stream.flush()
                 if lasting:
                     os.fsync(stream.fileno())
-            stamp = _stamp(os.stat(temporary))
+            stamp = stamp_of(os.stat(temporary))
     except PermissionError:
         # Windows refuses to replace a file that another process reads; it may hold the same
         if (there := _same(path, len(keys))) is None:
             raise
         return there
+    if lasting:
+        _keep_names(folder)
     return Shard(path, list(map(sys.intern, keys)), crcs, form, len(head), stamp)
 
 
@@ -234,14 +244,24 @@ def _same(path: Path, n: int) -> Shard | None:
     """Return the shard that is there, if it holds all that its name stands for: n rows."""
     with suppress(Damaged, OSError):
         shard = look(path)
-        return shard if not shard.wrong and len(right_rows(shard)) == n else None
+        return shard if len(right_rows(shard)) == n else None
     return None
+
+
+def _keep_names(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can (Windows does not)."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _crc(key: str, row: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(row).data, zlib.crc32(key.encode()))
 
 
-def _stamp(about: os.stat_result) -> tuple[int, ...]:
+def stamp_of(about: os.stat_result) -> tuple[int, ...]:
     """Return what differs when another file has taken the place of one."""
     return about.st_ino, about.st_size, about.st_mtime_ns
