@@ -8,6 +8,7 @@ from fixtures.properties import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlmad_utils.models.backbone import TABLES
 from vlmad_utils.models.windows import window_indices
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
@@ -70,3 +71,12 @@ def test_sparse_windows_that_leave_patches_out_are_refused(window, nearest):
 def test_what_is_no_window_is_refused(window):
     with pytest.raises(ValueError, match="side.*stride"):
         tiny.model().check_request((), (window,))
+
+
+def test_tables_of_windows_are_kept_for_the_last_batch_sizes_only():
+    model = tiny.model.__wrapped__()
+    images = tiny.arrays("inputs")["test_images"][:1]
+    for n in range(1, 12):
+        model.encode_image(images.expand(n, -1, -1, -1), windows=(2,))
+    tables = [name for name in model.made if name.startswith("windows ")]
+    assert len(tables) == TABLES and "of 11 images" in tables[-1]

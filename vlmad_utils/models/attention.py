@@ -6,21 +6,46 @@ lets each token see its own window only: the numbers are the same, and tiles are
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .cores import Shared
 
 TILE = 64  # tokens of a packed sequence at most
+_EFFICIENT = Shared(lambda: sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
 
 
-def windows_in_a_tile(tokens: int) -> int:
+def windows_in_a_tile(tokens: int, tile: int = TILE) -> int:
     """Return how many windows of so many tokens are packed into one sequence; 1 is unpacked."""
-    return max(1, TILE // tokens)
+    return max(1, tile // tokens)
+
+
+def kernel_of_windows(tokens: int, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which CUDA attends packed windows by its memory-efficient kernel.
+
+    With a mask PyTorch would ask cuDNN first, whose tiles are twice as wide. The setting holds for
+    the whole process, as in :class:`.cores.Shared`; elsewhere nothing is set.
+
+    Parameters
+    ----------
+    tokens : of a window
+    """
+    packed = device.type == "cuda" and windows_in_a_tile(tokens) > 1
+    return _EFFICIENT if packed else nullcontext()
 
 
 def packing_mask(
-    windows: int, queries: int, keys: int, device: torch.device, dtype: torch.dtype
+    windows: int,
+    queries: int,
+    keys: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: int = TILE,
 ) -> Tensor | None:
     """Return the mask with which windows are packed, or None where they are not.
 
@@ -28,13 +53,14 @@ def packing_mask(
     ----------
     windows, queries, keys : of all windows, and tokens of each that ask and are asked
     device, dtype : of the queries
+    tile : tokens of a packed sequence at most
 
     Returns
     -------
     (p * queries, p * keys) of p windows: 0 within a window, minus infinity between windows. None
     off CUDA, for sequences that fill a tile, and where p does not divide the windows
     """
-    p = windows_in_a_tile(keys)
+    p = windows_in_a_tile(keys, tile)
     if device.type != "cuda" or p == 1 or windows % p:
         return None
     asks = torch.arange(p * queries, device=device) // queries

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .attention import kernel_of_windows
 from .blocks import HALF, Precision
 from .cores import no_autocast, on_all_cores, own_precision
 from .resize import check_rgb
@@ -26,6 +27,7 @@ from .windows import Window, window_indices, window_spec
 
 ENCODING = 1  # raise it when a change of the encoding code changes features
 HALF_ENCODING = 2  # the same for features in bf16 and fp16 only
+TABLES = 8  # of windows that are kept: those of two batch sizes, such as whole ones and the rest
 AFTER_NORM = ("final", "cls")  # instead of a block: patch tokens, or CLS, after the last norm
 
 Block = int | str
@@ -212,13 +214,18 @@ class Backbone(ABC):
             f"windows {window} of {n} images, {at_once} at once by {workers}",
             lambda: window_parts(self.grid, window, n, at_once, workers, start.device),
         )
+        tables = [name for name in list(self.made) if name.startswith("windows ")]
+        for name in tables[:-TABLES]:
+            self.made.pop(name, None)
+        kernel = kernel_of_windows(1 + window_spec(window)[0] ** 2, start.device)
         shared = self.shared_by_windows(start)
 
         def embed(part: tuple[Tensor, Tensor]) -> Tensor:
             with torch.inference_mode(), own_precision(self.device):  # set per thread
                 return self.image_head(*self.run_windows(shared, *part))
 
-        embeddings = torch.cat(on_all_cores(embed, parts, start.device))
+        with kernel:
+            embeddings = torch.cat(on_all_cores(embed, parts, start.device))
         n_windows = len(window_indices(self.grid, window))
         return embeddings[: n * n_windows].unflatten(0, (n, n_windows))  # without what fills up
 
