@@ -7,7 +7,7 @@ import pytest
 import torch
 from fixtures import tiny
 
-from vlmad_utils.models.compiling import fast
+from vlmad_utils.models.compiling import as_they_are, fast
 
 ASKED = {"blocks": (1, "final"), "windows": (2, 3), "patches": True}
 
@@ -64,4 +64,13 @@ def test_too_little_memory_is_no_failure_of_the_compiler(model):
     model.made["compiled full by eager"] = full
     with pytest.raises(torch.OutOfMemoryError):
         fast(model, full)
+    assert model.compile == "eager"
+
+
+def test_a_trial_is_not_compiled_and_the_compiler_comes_back(model):
+    model.compile = "eager"
+    with pytest.raises(ZeroDivisionError), as_they_are(model):
+        model.encode_image(tiny.arrays("inputs")["test_images"][:1])
+        assert not [name for name in model.made if name.startswith("compiled")]
+        raise ZeroDivisionError
     assert model.compile == "eager"

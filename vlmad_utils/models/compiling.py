@@ -1,7 +1,8 @@
 """Run functions of a tower through torch.compile where its user wants that, and where it works."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch
 def fast(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``function(*arguments)``, compiled where ``model.compile`` says so.
 
-    Each shape of arguments is compiled by itself, so batches should have few sizes. Where compiling
+    Each shape of arguments is compiled by itself, so batches should have few sizes: what is left
+    for the last batch compiles once more. Where compiling
     fails, one warning says so, and PyTorch runs the function as it is from then on. So it does on a
     CPU, since the compiler does not take the products of :mod:`.onednn`.
 
@@ -43,3 +45,13 @@ def fast(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
             stacklevel=2,
         )
     return function(*arguments)
+
+
+@contextmanager
+def as_they_are(model: Any) -> Generator[None, None, None]:
+    """Run a model's functions without the compiler, such as for batches whose size is a trial."""
+    before, model.compile = model.compile, False
+    try:
+        yield
+    finally:
+        model.compile = before
