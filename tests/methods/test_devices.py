@@ -1,6 +1,7 @@
 """Methods compute where the features lie; on the pretend GPU they give the numbers of the CPU."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -151,6 +152,25 @@ def test_a_coreset_and_tiles_on_the_gpu():
         assert torch.allclose(found[0].cpu(), image)
 
 
+def test_layers_keep_their_copy_on_a_device_until_weights_change():
+    layers = april_gan.LinearLayers((1, 2), 12, 8)
+    names = list(layers.state_dict())
+    with pretend_gpu() as gpu:
+        there = draw(1).to(gpu)
+        first = layers.beside(there)
+        assert on_gpu(list(first.parameters())) and layers.beside(there) is first
+        assert layers.beside(draw(1)) is layers
+        with torch.no_grad():
+            layers.fc[0].weight.mul_(2)
+        second = layers.beside(there)
+        assert second is not first and layers.beside(there) is second
+        assert torch.equal(second.fc[0].weight.cpu(), layers.fc[0].weight)
+        layers.fc[1] = torch.nn.Linear(12, 8)
+        assert torch.equal(layers.beside(there).fc[1].weight.cpu(), layers.fc[1].weight)
+        assert list(layers.state_dict()) == names
+        assert pickle.loads(pickle.dumps(layers))._copies == {}
+
+
 # ---- training ------------------------------------------------------------------------------------
 def test_april_gan_trains_where_the_features_lie(tmp_path):
     some, masks, _, text = planted(12)[:4]
@@ -183,6 +203,15 @@ def test_losses_of_an_epoch_are_read_once():
 
     training.fit(layer, 6, loss_of, 2, 2, 0.1, 0, "fit", False)
     assert reads == [0, 0, 0, 1, 1, 1] * 2
+
+
+def test_a_callers_autocast_does_not_reach_training():
+    some, masks, _, text = planted(6)[:4]
+    options = {"epochs": 1, "progress": False}
+    _, expected = april_gan.train(some, masks, text, (1, 2), **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, found = april_gan.train(some, masks, text, (1, 2), **options)
+    assert found == expected
 
 
 def test_anomalyclip_learns_prompts_where_the_tower_lies():

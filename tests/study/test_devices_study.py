@@ -1,6 +1,7 @@
 """The study on the pretend GPU, methods without a study, and what a driver that fails leaves."""
 
 import copy
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -110,6 +111,26 @@ def test_a_bound_method_gives_the_scores_of_the_method_on_any_device(few):
             found = bound(test.to(gpu))
             assert on_gpu(found.maps)
             assert torch.allclose(found.cpu().maps, expected.maps, atol=2e-6)
+
+
+def test_a_bound_method_copies_what_it_holds_once_a_device():
+    text, seen = tiny.arrays("inputs")["text_prototypes"], []
+    test, references = tiny.encoded("test"), tiny.encoded("reference")
+    method = registry.winclip_method(tiny.model())
+
+    def score(*given):
+        seen.append(given)
+        return method.score(*given)
+
+    bound = replace(method, score=score).bound(text, references)
+    with pretend_gpu() as gpu:
+        for feats in (test, test.to(gpu), test.to(gpu)):
+            assert bound(feats).maps.device.type == feats.device.type
+    here, first, second = seen
+    assert here[1] is bound.references and here[2] is bound.prototypes
+    assert first[1] is second[1] and first[2] is second[2]
+    assert on_gpu([first[1].image, first[2]])
+    assert pickle.loads(pickle.dumps(study.Method("none", len).bound()))._copies == {}
 
 
 def test_a_bound_method_asks_for_what_it_needs():

@@ -32,6 +32,7 @@ class LinearLayers(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # manual_seed would reseed GPUs
             self.fc = nn.ModuleList([nn.Linear(self.width, self.dim) for _ in self.blocks])
+        self._copies: dict[Any, tuple[Sequence[Any], list[int], LinearLayers]] = {}
 
     def forward(self, tokens: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Project {block: (B, N, C)} to a list of (B, N, D), in the order of ``blocks``."""
@@ -54,10 +55,25 @@ class LinearLayers(nn.Module):
         return self({b: beside(features.tokens[b], weight) for b in self.blocks})
 
     def beside(self, other: torch.Tensor) -> "LinearLayers":
-        """Return the layers on the device of a tensor and of its type; a copy, if it differs."""
-        weight = next(self.parameters())
-        there = weight.device == other.device and weight.dtype == other.dtype
-        return self if there else copy.deepcopy(self).to(other.device, other.dtype)
+        """Return the layers on the device of a tensor and of its type; a copy, if it differs.
+
+        The copy is kept until the weights change, so that not each batch makes one.
+        """
+        weights = list(self.parameters())
+        if weights[0].device == other.device and weights[0].dtype == other.dtype:
+            return self
+        if any(weight.is_inference() for weight in weights):  # nobody counts their changes
+            return copy.deepcopy(self).to(other.device, other.dtype)
+        key, versions = (other.device, other.dtype), [weight._version for weight in weights]
+        of, known, found = self._copies.get(key, ((), [], self))
+        if known != versions or any(one is not two for one, two in zip(of, weights)):
+            found = copy.deepcopy(self).to(other.device, other.dtype)
+            self._copies[key] = weights, versions, found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy holds: not the copies of these layers on other devices."""
+        return {**self.__dict__, "_copies": {}}
 
 
 def save(layers: LinearLayers, path: Path | str, **card: Any) -> None:

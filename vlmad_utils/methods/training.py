@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import paths
+from ..models.cores import exact
 
 Weights = dict[str, torch.Tensor]
 
@@ -59,7 +60,8 @@ def fit(
 ) -> list[float]:
     """Minimise ``loss_of(rows)`` over shuffled batches of n images.
 
-    Both papers use Adam with betas (0.5, 0.999) and no schedule.
+    Both papers use Adam with betas (0.5, 0.999) and no schedule. Products are float32, whatever the
+    caller chose: see :func:`.cores.exact`.
 
     Parameters
     ----------
@@ -75,7 +77,8 @@ def fit(
     optimiser = torch.optim.Adam(module.parameters(), lr=lr, betas=(0.5, 0.999))
     rng, history = np.random.default_rng(seed), []
     quiet: dict[str, Any] = {} if progress else {"disable": True}  # {}: TQDM_DISABLE decides
-    with torch.enable_grad(), tqdm(total=epochs, desc=label, unit="epoch", **quiet) as bar:
+    bar = tqdm(total=epochs, desc=label, unit="epoch", **quiet)
+    with bar, torch.enable_grad(), exact(next(module.parameters()).device):
         for _ in range(epochs):
             losses = []
             for rows in np.split(rng.permutation(n), range(batch_size, n, batch_size)):

@@ -13,6 +13,7 @@ import torch
 
 from .. import paths
 from ..features import Features
+from ..models.cores import exact
 from ..store import SYSTEM_LIMITS, StoreError
 from .evaluate import evaluate
 from .method import Method
@@ -118,7 +119,8 @@ def score_cell(task: Task, size: tuple[int, int], draws: int) -> Cell | Failure:
 
 
 def _scored(task: Task, size: tuple[int, int], draws: int) -> Cell:
-    scores = task.method.score(task.features, task.references, task.prototypes).cpu()
+    with exact(task.features.device):
+        scores = task.method.score(task.features, task.references, task.prototypes).cpu()
     index = task.features.index
     assert index is not None
     cell: Cell = {

@@ -5,7 +5,7 @@ import enum
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 
 from ..features import Arrays
 from ..methods import Scores
-from ..methods.scores import Encoded
+from ..methods.scores import Encoded, moved
 from ..models import Backbone
+from ..models.cores import exact
 
 Value = TypeVar("Value")
 
@@ -108,6 +109,9 @@ class BoundMethod:
     method: Method
     prototypes: torch.Tensor | None = None
     references: Encoded | None = None
+    _copies: dict[torch.device, tuple[torch.Tensor | None, Encoded | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def blocks(self) -> tuple[int | str, ...]:
@@ -132,17 +136,33 @@ class BoundMethod:
     def __call__(self, features: Encoded) -> Scores:
         """Score images; the scores stay on the device of the features.
 
+        A device gets its copy of prototypes and references with its first features. Products are
+        float32, whatever the caller chose: see :func:`.cores.exact`.
+
         Raises
         ------
         ValueError for a transductive method, whose scores would depend on the size of a batch.
         """
-        scores = self.method.score(features, self.references, self.prototypes)
+        device = torch.device(features.device)
+        if device not in self._copies:
+            text, references = self.prototypes, self.references
+            self._copies[device] = (
+                None if text is None else text.to(device),
+                None if references is None else moved(references, device),
+            )
+        text, references = self._copies[device]
+        with exact(device):
+            scores = self.method.score(features, references, text)
         if scores.training == "transductive":
             raise ValueError(
                 f"{self.method.name} compares all test images with each other, so batches cannot "
                 "be scored one by one: use study.run, or its function on all of them."
             )
         return scores
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process: no copies on devices."""
+        return {**self.__dict__, "_copies": {}}
 
 
 class Last(Generic[Value]):

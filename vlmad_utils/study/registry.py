@@ -138,9 +138,16 @@ def anomalyclip_method(
     An open_clip model is read through its V-V stream, the embedded one as it is.
     """
     size = model.image_size  # the function must not hold the model
+    there = Last[torch.Tensor]()  # a copy on the device of the features
+
+    def score(feats: Encoded, references: None, text: None) -> Scores:
+        device = torch.device(feats.device)
+        learned = there.get(device, lambda: prototypes.to(device))
+        return anomalyclip.zero_shot(feats, learned, temperature, size=size)
+
     return Method(
         "AnomalyCLIP",
-        lambda f, r, t: anomalyclip.zero_shot(f, prototypes, temperature, size=size),
+        score,
         "zero",
         patches=True,
         settings=(digest(prototypes), temperature),
