@@ -177,18 +177,28 @@ def test_an_array_of_paths_or_of_images_is_a_list(index):
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (np.zeros((9, 8), np.uint8), r"1 of 1 images.*\n.*array \(9, 8\).*\(H, W, 3\)"),
+        (np.zeros((9, 8), np.uint8), r"1 of 1 images.*\n  image 0, array \(9, 8\).*\(H, W, 3\)"),
         ("none.png", r"1 of 1 images.*\n  none.png"),
+        (b"P6 9 9", "images is bytes, the content of a file.*give its path"),
         (7, "images is a table of data.index, .* found int"),
-        ([torch.zeros(3, 8, 8)], r"1 of 1 images.*\n  Tensor: .*a path or an array"),
+        ([torch.zeros(3, 8, 8)], r"1 of 1 images.*\n  image 0, Tensor: .*a path or an array"),
         (pd.DataFrame({"path": ["a.png"]}), "no column image_path, found path"),
         (pd.Series({"path": "a.png"}), r"1 of 1 images.*\n  a.png"),
     ],
-    ids=["grey", "no such file", "a number", "a tensor", "no image_path", "paths by name"],
+    ids=["grey", "no such file", "bytes", "a number", "a tensor", "no image_path", "paths by name"],
 )
 def test_what_is_no_image_is_named(images, said):
     with pytest.raises((ValueError, TypeError), match=said):
         features.encode(Tiny(), images, store=None, progress=False)
+
+
+def test_a_report_has_ten_lines_and_the_number_of_further_images(tmp_path):
+    gone = [str(tmp_path / f"{i}.png") for i in range(5000)]
+    with pytest.raises(data.DataError) as error:
+        features.encode(Tiny(), gone, store=None, progress=False)
+    said = str(error.value).splitlines()
+    assert len(said) == 13 and said[0].startswith("5000 of 5000") and "9.png" in said[10]
+    assert said[11] == "  and 4990 more"
 
 
 def test_one_block_or_window_where_a_list_is_expected(index):

@@ -11,6 +11,7 @@ from fixtures import faults, tiny
 from fixtures.counting import Tiny
 
 from vlmad_utils import data, features
+from vlmad_utils.features import streaming
 from vlmad_utils.methods import april_gan, clip_ac, memory_bank, winclip
 from vlmad_utils.models.dense import DPAM
 from vlmad_utils.study import registry
@@ -191,3 +192,40 @@ def test_a_bad_request_is_refused_at_once(options, said):
     asked = {"methods": {"a": Scoring(first)}, "progress": False, **options}
     with pytest.raises(ValueError, match=said):
         features.stream(Tiny(), ["none.png"], **asked)
+
+
+@pytest.mark.parametrize("how", ["stream", "encode"])
+def test_a_generator_may_fill_the_same_array_again(how):
+    images = [faults.noise(i, 16, 16) for i in range(12)]
+
+    def camera():
+        frame = np.empty((16, 16, 3), np.uint8)
+        for image in images:
+            frame[:] = image
+            yield frame
+
+    def scores(images):
+        if how == "encode":
+            return features.encode(Tiny(), images, store=None, progress=False).image
+        found = features.stream(Tiny(), images, {"a": Scoring(first)}, 3, progress=False)
+        return torch.cat([batch.scores["a"] for batch in found])
+
+    assert torch.equal(scores(camera()), scores(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "n"),
+    [
+        (pd.Series(["a.png", "b.png"]), 2),
+        (np.zeros((3, 8, 8, 3), np.uint8), 3),
+        ({"a.png": 0, "b.png": 1}.keys(), 2),
+        ("a.png", 1),
+        (iter(["a.png"]), None),
+    ],
+    ids=["Series", "array", "keys", "path", "generator"],
+)
+def test_the_number_of_images_is_known_where_they_have_a_length(images, n, monkeypatch):
+    seen = []
+    monkeypatch.setattr(streaming, "_stream", lambda engine, items, n, *_: seen.append(n))
+    features.stream(Tiny(), images, {"a": Scoring(first)})
+    assert seen == [n]

@@ -139,7 +139,7 @@ def test_an_unreadable_image_among_a_thousand_is_named_and_the_others_are_stored
     images = [np.full((4, 4, 3), (i % 256, i // 256, 7), np.uint8) for i in range(1000)]
     images[617] = np.zeros((4, 4), np.uint8)
     model, asked = Tiny(), {"patches": False, "batch_size": 64, "progress": False}
-    with pytest.raises(data.DataError, match=r"1 of 1000 images.*\n  array \(4, 4\): "):
+    with pytest.raises(data.DataError, match=r"1 of 1000 images.*\n  image 617, array \(4, 4\): "):
         features.encode(model, images, store=tmp_path, **asked)
     with pytest.warns(UserWarning, match="1 of 1000 images were left out"):
         found = features.encode(model, images, store=tmp_path, on_error="skip", **asked)

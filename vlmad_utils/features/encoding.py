@@ -23,7 +23,7 @@ from . import sizes
 from .arrays import Features
 from .bars import Bar
 from .batches import Job, Ready, cluster, run, run_on_cluster
-from .items import Images, Item, items_of, line_of
+from .items import Images, Item, items_of, report
 from .kinds import Names, kinds_of, request, shape_of
 from .reading import Read, read_ahead, read_and_hash, reader
 from .writing import Failures
@@ -99,11 +99,11 @@ def encode(
     if errors and on_error == "raise":
         raise data.DataError(
             f"{len(errors)} of {len(items)} images could not be encoded (the others are stored):\n"
-            f'{_report(items, errors)}\nMend or remove them, or pass on_error="skip".'
+            f'{report(_failed(items, errors))}\nMend or remove them, or pass on_error="skip".'
         )
     if errors:
         warnings.warn(
-            f"{len(errors)} of {len(items)} images were left out:\n{_report(items, errors)}"
+            f"{len(errors)} of {len(items)} images were left out:\n{report(_failed(items, errors))}"
         )
 
     kept, wanted = [items[i] for i in good], frozenset(good.values())
@@ -217,7 +217,7 @@ def keys(images: Images) -> list[str]:
     if errors:
         raise data.DataError(
             f"{len(errors)} of {len(items)} images cannot be read:\n"
-            f"{_report(items, errors)}\nMend or remove them."
+            f"{report(_failed(items, errors))}\nMend or remove them."
         )
     return [found.key for found in readings]
 
@@ -228,6 +228,8 @@ def _listed(images: Images) -> tuple[pd.DataFrame | None, list[Item]]:
     return index, list(items)
 
 
-def _report(items: Sequence[Item], errors: Mapping[int, Exception]) -> str:
-    """Return a line for each image that failed: its name and the error."""
-    return "\n".join(line_of(items[i], error) for i, error in errors.items())
+def _failed(
+    items: Sequence[Item], errors: Mapping[int, Exception]
+) -> list[tuple[int, Item, Exception]]:
+    """Return position, image and error of each image that failed."""
+    return [(i, items[i], error) for i, error in errors.items()]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Protocol
@@ -15,7 +15,7 @@ from . import sizes
 from .arrays import Arrays
 from .bars import Bar
 from .batches import Loader, batched, forward, gpu_errors
-from .items import Images, Item, items_of, line_of, name_of
+from .items import Images, Item, items_of, name_of, report
 from .kinds import kinds_of, parsed, request
 from .reading import read_ahead, reader
 from .writing import not_finite
@@ -107,7 +107,7 @@ def stream(
     if not methods:
         raise ValueError("methods holds nothing that scores, found an empty mapping.")
     _, items = items_of(images)
-    n = len(items) if isinstance(items, Sequence) else None
+    n = next((len(x) for x in (items, images) if isinstance(x, Sized)), None)
     engine = _Engine(model, views, list(methods))
     return _stream(engine, items, n, batch_size, on_error == "skip", progress)
 
@@ -283,7 +283,7 @@ def _stream(
 
 def _refused(failed: Sequence[Failed], skip: bool, error: list[Exception], bar: Bar) -> bool:
     """Warn of images that have no scores, or note the error that ends the stream."""
-    lines = "\n".join(line_of(item, why) for _, item, why in failed)
+    lines = report(failed)
     rows = ", ".join(str(row) for row, _, _ in failed)
     if skip:
         warnings.warn(f"image {rows} was left out:\n{lines}")
