@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from fixtures import tiny, trees
+from fixtures.counting import Tiny
 from fixtures.pretend_gpu import pretend_gpu
 
 from vlmad_utils import data, features
-from vlmad_utils.features import cluster
+from vlmad_utils.features import batches, cluster
+from vlmad_utils.store import DiskStore
 
 distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
 psutil = pytest.importorskip("psutil")  # comes with it
@@ -135,6 +137,29 @@ def test_a_model_on_a_card_is_not_sent_to_workers_without(own_copy):
     own_copy.device = "cuda:0"
     with pytest.raises(features.WorkerError, match=r"1 workers see none \(tcp://b\)"):
         cluster.check_sendable(own_copy, client)
+
+
+def test_tasks_are_cancelled_before_the_store_is_sealed(monkeypatch, tmp_path):
+    """A caller that ends after the first batch must not leave tasks that still write."""
+    steps, failures = [], {}
+    client = types.SimpleNamespace(
+        ncores=lambda: {"tcp://a": 1},
+        wait_for_workers=lambda n, timeout: None,
+        scatter=lambda model, **_: model,
+        submit=lambda *a, **_: types.SimpleNamespace(result=lambda: failures),
+        cancel=lambda waiting: steps.append(f"cancel {len(waiting)}"),
+    )
+    store = DiskStore(tmp_path, "f")
+    monkeypatch.setattr(store, "seal", lambda: steps.append("seal"))
+    ready = ((batches.Job(f"{i:040x}", f"{i}.png", ("image",)), None) for i in range(9))
+    backend = types.SimpleNamespace(client=client)
+    found = batches.run_on_cluster(Tiny(), ready, store, 1, backend)
+    try:
+        assert next(found) == (1, failures)
+        raise ValueError
+    except ValueError:
+        found.close()
+    assert steps == ["cancel 4", "seal"]
 
 
 @pytest.mark.slow  # two processes import the package

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from functools import partial
 
@@ -13,7 +14,7 @@ from fixtures import faults, tiny
 from fixtures.counting import Tiny
 
 from vlmad_utils import data, features, paths
-from vlmad_utils.features import reading
+from vlmad_utils.features import batches, reading
 from vlmad_utils.models import resize
 from vlmad_utils.store import DiskStore, MemoryStore
 
@@ -96,11 +97,21 @@ def test_a_process_that_is_killed_is_said_and_what_is_stored_stays(images, tmp_p
     assert sum(model.passes) == 9 and len(found) == 9
 
 
+class Broken(Tiny):
+    """A tower that raises in its second pass."""
+
+    def embed(self, pixels):
+        if self.passes:
+            raise ValueError("a bug")
+        return super().embed(pixels)
+
+
 class Odd(Exception):
     """An error that cannot be pickled."""
 
     def __init__(self, one, two):
         super().__init__(one + two)
+        self.lock = threading.Lock()  # distributed, once imported, teaches pickle the rest
 
 
 @linux
@@ -168,3 +179,22 @@ def test_processes_read_for_a_gpu_only_and_only_where_they_can(monkeypatch):
     room.free = 2**31
     monkeypatch.setattr(reading.sys, "platform", "win32")
     assert not reading.processes_pay("cuda", 10_000)
+
+
+@linux
+@pytest.mark.parametrize("by", ["threads", "processes"])
+@pytest.mark.parametrize("where", ["here", "on a worker"])
+def test_after_an_error_nobody_reads_though_it_is_held(images, tmp_path, monkeypatch, by, where):
+    """The traceback of an error holds generators; a notebook holds the last traceback."""
+    monkeypatch.setattr(reading, "processes_pay", lambda *_: by == "processes")
+    monkeypatch.setattr(reading.joblib, "cpu_count", lambda: 2)
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="a bug") as held:
+        if where == "here":
+            features.encode(Broken(), images[:9], store=None, batch_size=1, progress=False)
+        else:
+            keys = features.keys(images[:9])
+            part = [batches.Job(key, image, ("image",)) for key, image in zip(keys, images)]
+            batches._run_on_worker(Broken(), part, MemoryStore(), 1)
+    assert held.value.__traceback__ is not None
+    assert threading.active_count() == before and not torch.multiprocessing.active_children()

@@ -7,7 +7,7 @@ process, or on the workers of a Dask cluster.
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -196,8 +196,8 @@ def run_on_cluster(
     tasks = [(part, store, batch_size) for part in parts]
     names = [f"{name_of(part[0].item)} to {name_of(part[-1].item)}" for part in parts]
     try:
-        found = spread(_run_on_worker, model, tasks, names, backend.client)
-        yield from zip(map(len, parts), found)
+        with closing(spread(_run_on_worker, model, tasks, names, backend.client)) as found:
+            yield from zip(map(len, parts), found)
     finally:
         store.seal()  # what workers wrote as well
 
@@ -207,18 +207,21 @@ def _run_on_worker(
 ) -> Failures:
     """Read the images there, too: paths are short, pixels are not."""
     failures, model = Failures(), on_own_card(model)
-    ready = _read_again(model, part, store, expected(model, batch_size))
-    for _, failed in run(model, ready, store, batch_size, seal=False):
-        failures |= failed
+    with closing(_read_again(model, part, store, expected(model, batch_size))) as ready:
+        for _, failed in run(model, ready, store, batch_size, seal=False):
+            failures |= failed
     return failures
 
 
-def _read_again(model: Backbone, part: list[Job], store: Store, batch_size: int) -> Iterator[Ready]:
+def _read_again(
+    model: Backbone, part: list[Job], store: Store, batch_size: int
+) -> Generator[Ready, None, None]:
     """Yield images as long as their files still hold what was hashed."""
     read = reader(model, list(dict.fromkeys(kind for job in part for kind in job.kinds)), store)
     items = [job.item for job in part]
-    for job, (_, found) in zip(part, read_ahead(read, items, model.device, len(part), batch_size)):
-        if found.key not in ("", job.key):
-            yield job, data.DataError("the file changed while it was encoded: run this again")
-        elif found.image is not None:  # else another process has stored it
-            yield job, found.image
+    with closing(read_ahead(read, items, model.device, len(part), batch_size)) as readings:
+        for job, (_, found) in zip(part, readings):
+            if found.key not in ("", job.key):
+                yield job, data.DataError("the file changed while it was encoded: run this again")
+            elif found.image is not None:  # else another process has stored it
+                yield job, found.image

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
@@ -151,7 +151,7 @@ def spread(
     tasks: Sequence[tuple[Any, ...]],
     names: Sequence[str],
     client: Any,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(model, *task)`` for each task, in order, computed on the workers.
 
     The model is sent once to each worker. Dask repeats what a worker loses on another one. When

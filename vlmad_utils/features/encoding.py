@@ -7,7 +7,7 @@ one on the device, three on their way to the store.
 """
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -155,8 +155,12 @@ class _Run:
         read = reader(self.model, self.kinds, self.store)
         if backend is not None:  # its workers read the images
             read = partial(read_and_hash, None, self.kinds, self.store)
-        with Bar(len(items), label, self.progress) as bar:
-            asked = (self.model, self._lacking(items, read, hashes, wanted, bar), self.store)
+        with (
+            Bar(len(items), label, self.progress) as bar,
+            # after an error its traceback keeps generators: close them now, with what they started
+            closing(self._lacking(items, read, hashes, wanted, bar)) as ready,
+        ):
+            asked = (self.model, ready, self.store)
             if backend is None:
                 found = run(*asked, self.batch_size)
             else:
@@ -174,7 +178,7 @@ class _Run:
         hashes: list[str | Exception],
         wanted: Collection[str] | None,
         bar: Bar,
-    ) -> Iterator[Ready]:
+    ) -> Generator[Ready, None, None]:
         """Yield a job for each distinct image of which the store lacks some kinds, and the image.
 
         The hash of each image goes to ``hashes``.
