@@ -39,7 +39,8 @@ class Writer:
     def __init__(self, store: Store, seal: bool = True) -> None:
         self._seal = seal  # on a cluster that is done once, at the end
         self.store, self.failures = store, Failures()
-        self._queue: queue.Queue[_Batch | None] = queue.Queue(WAITING)
+        self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(WAITING)  # beside the queue: its end always has room
         self._error: BaseException | None = None
         self._copies: torch.cuda.Stream | None = None
         self._thread = threading.Thread(target=self._work, name="vlmad writer", daemon=True)
@@ -49,11 +50,13 @@ class Writer:
 
         Raises
         ------
-        What writing an earlier batch raised.
+        What writing an earlier batch raised; this one is written all the same.
         """
-        self._raise()
         finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in arrays.values()])
-        self._queue.put(self._on_host(list(keys), arrays, finite))
+        batch = self._on_host(list(keys), arrays, finite)
+        self._room.acquire()
+        self._queue.put(batch)
+        self._raise()
 
     def _on_host(
         self, keys: list[str], arrays: dict[str, torch.Tensor], finite: torch.Tensor
@@ -83,6 +86,7 @@ class Writer:
 
     def _work(self) -> None:
         while (batch := self._queue.get()) is not None:
+            self._room.release()
             try:
                 if batch.copied is not None:
                     batch.copied.synchronize()
