@@ -77,6 +77,41 @@ def test_a_stream_begins_the_next_batch_before_it_gives_the_last():
     assert begun == [2, 3, 4, 4]
 
 
+class Strict:
+    """A method that raises for NaN, or for all."""
+
+    blocks, windows, patches = (), (), False
+
+    def __init__(self, refuse_all=False):
+        self.refuse_all = refuse_all
+
+    def __call__(self, arrays):
+        if self.refuse_all or not bool(torch.isfinite(arrays.image).all()):
+            raise ValueError("Input contains NaN")
+        return arrays.image[:, 0]
+
+
+def test_a_method_that_raises_for_nan_gets_the_good_images_only():
+    class Sick(OnGPU):
+        def embed(self, pixels):
+            tokens = super().embed(pixels).clone()
+            tokens[1] = float("nan")
+            return tokens
+
+    with pretend_gpu() as device:
+        model = Sick().to_gpu(device)
+        with pytest.warns(UserWarning, match="image 1 was left out"):
+            [batch] = features.stream(model, IMAGES[:4], {"a": Strict()}, 4, "skip", progress=False)
+    assert batch.rows == [0, 2, 3] and len(batch.scores["a"]) == 3
+
+
+def test_what_a_method_raises_for_good_images_is_raised():
+    with pretend_gpu() as device:
+        model = OnGPU().to_gpu(device)
+        with pytest.raises(ValueError, match="Input contains NaN"):
+            list(features.stream(model, IMAGES, {"a": Strict(True)}, 4, "skip", progress=False))
+
+
 class Small(Tiny):
     """A tower on which no more than some images fit."""
 

@@ -229,3 +229,61 @@ def test_the_number_of_images_is_known_where_they_have_a_length(images, n, monke
     monkeypatch.setattr(streaming, "_stream", lambda engine, items, n, *_: seen.append(n))
     features.stream(Tiny(), images, {"a": Scoring(first)})
     assert seen == [n]
+
+
+def test_the_first_image_that_fails_is_named_though_a_later_one_was_found_before(paths):
+    class Sick(Tiny):
+        def embed(self, pixels):
+            tokens = super().embed(pixels)
+            tokens[1:2] = float("nan")
+            return tokens
+
+    scored, asked = [], {"batch_size": 4, "progress": False}
+    with pytest.raises(data.DataError, match=r"image 1 could not be scored.*\n.*01.png: .*NaN"):
+        for batch in features.stream(Sick(), [*paths[:3], "no"], {"a": Scoring(first)}, **asked):
+            scored += batch.rows
+    assert scored == [0, 2]
+
+
+def test_what_a_generator_raises_comes_after_the_scores_of_what_it_gave():
+    def camera():
+        yield from (faults.noise(i, 16, 16) for i in range(10))
+        raise OSError("the camera is gone")
+
+    scored = []
+    with pytest.raises(OSError, match="the camera is gone"):
+        for batch in features.stream(Tiny(), camera(), {"a": Scoring(first)}, 4, progress=False):
+            scored += batch.rows
+    assert scored == list(range(10))
+
+
+def test_a_single_block_or_window_needs_no_list(paths):
+    methods = {
+        "final": Scoring(lambda f: f.tokens["final"].sum((1, 2)), "final"),
+        "2": Scoring(lambda f: f.tokens[2].sum((1, 2)) + f.windows["2s2"].sum((1, 2)), 2, "2s2"),
+    }
+    [batch] = features.stream(Tiny(), paths[:3], methods, progress=False)
+    assert len(batch.scores["final"]) == len(batch.scores["2"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (torch.zeros(99), "b returned 99 scores for 3 images"),
+        ([0.5], "b returned 1 scores for 3 images"),
+        (torch.tensor(0.5), "b returned no row of scores for 3 images"),
+        (np.zeros((3, 2)), ""),
+        ({"a": 1}, ""),
+        ((1, 2), ""),
+        (0.5, ""),
+    ],
+    ids=["99", "1", "0-d", "array", "dict", "tuple", "number"],
+)
+def test_each_method_returns_as_many_scores_as_images(paths, result, said):
+    methods = {"a": Scoring(first), "b": Scoring(lambda _: result)}
+    found = features.stream(Tiny(), paths[:3], methods, progress=False)
+    if not said:
+        assert next(found).scores["b"] is result
+        return
+    with pytest.raises(ValueError, match=said):
+        next(found)

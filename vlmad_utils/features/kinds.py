@@ -20,14 +20,15 @@ Names = Iterable[int | str] | int | str  # of blocks or windows; a single one is
 def kinds_of(blocks: Names, windows: Names, patches: bool) -> list[str]:
     """Return the kinds that a request asks for, each once, the image embedding first."""
     kinds = ["image"]
-    kinds += [f"tokens-{block}" for block in _listed(blocks)]
-    kinds += [f"windows-{window}" for window in _listed(windows)]
+    kinds += [f"tokens-{block}" for block in listed(blocks)]
+    kinds += [f"windows-{window}" for window in listed(windows)]
     if patches:
         kinds.append("patches")
     return list(dict.fromkeys(kinds))
 
 
-def _listed(names: Names) -> Iterable[int | str]:
+def listed(names: Names) -> Iterable[int | str]:
+    """Return blocks or windows as a list; a single one is a list of one."""
     return [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
 
 

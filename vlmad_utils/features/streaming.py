@@ -3,7 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from itertools import chain
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ from .arrays import Arrays
 from .bars import Bar
 from .batches import Loader, batched, forward, gpu_errors
 from .items import Images, Item, items_of, name_of, report
-from .kinds import kinds_of, parsed, request
+from .kinds import Names, kinds_of, listed, parsed, request
 from .reading import read_ahead, reader
 from .writing import not_finite
 
@@ -33,12 +33,12 @@ class Scorer(Protocol):
     """
 
     @property
-    def blocks(self) -> Iterable[int | str]:
+    def blocks(self) -> Names:
         """Return the blocks whose tokens are read."""
         ...
 
     @property
-    def windows(self) -> Iterable[int | str]:
+    def windows(self) -> Names:
         """Return the windows that are read."""
         ...
 
@@ -48,7 +48,10 @@ class Scorer(Protocol):
         ...
 
     def __call__(self, features: Arrays, /) -> Any:
-        """Return the scores of B images, e.g. ``Scores``, from their features on the device."""
+        """Return the scores of B images, e.g. ``Scores``, from their features on the device.
+
+        Other methods read the same features: change nothing in place.
+        """
         ...
 
 
@@ -59,7 +62,7 @@ class Scored(NamedTuple):
     ----------
     rows : numbers of the images in the order in which they were given, from 0
     names : paths, or "array (H, W, 3)"
-    scores : {name of the method: what it returned, on the CPU}
+    scores : {name of the method: what it returned, on the CPU where it has ``cpu()``}
     """
 
     rows: list[int]
@@ -77,15 +80,18 @@ def stream(
 ) -> Iterator[Scored]:
     """Yield the scores of images batch by batch; nothing is stored, and memory stays flat.
 
-    >>> for batch in features.stream(model, paths, {"dense": scorer}):
-    ...     print(batch.names, batch.scores["dense"].image)
+    >>> text = models.prototypes(model, "bolt")
+    >>> winclip = registry.winclip_method(model).bound(text, device=model.device)
+    >>> for batch in features.stream(model, paths, {"WinCLIP": winclip}):
+    ...     print(batch.names, batch.scores["WinCLIP"].image)
 
     Parameters
     ----------
     model : Backbone
     images : as in :func:`.encoding.encode`, or a generator, which may be endless. It is asked for
         some images more than were scored, which are read ahead
-    methods : {name: what scores}. Those of one backbone share one pass
+    methods : {name: what scores}. Those of one backbone share one pass, and must not change
+        features in place
     batch_size, progress : as in :func:`.encoding.encode`
     on_error : "raise" what cannot be read once the images before it are scored, or "skip" it
         with a warning
@@ -97,8 +103,10 @@ def stream(
 
     Raises
     ------
-    ValueError, at once, for what the model cannot give; DataError that names an image;
-    EncodingError where a process that reads images died or the GPU failed.
+    ValueError, at once, for what the model cannot give, and later for a method that returns
+    another number of scores than images; DataError that names an image; EncodingError where a
+    process that reads images died or the GPU failed; what a generator of images raises, once the
+    images before it are scored.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}.")
@@ -138,8 +146,8 @@ def _views(model: Backbone, methods: Mapping[str, Scorer]) -> list[_View]:
     views = []
     for backbone, group in groups.values():
         kinds = kinds_of(
-            [block for method in group.values() for block in method.blocks],
-            [window for method in group.values() for window in method.windows],
+            [block for method in group.values() for block in listed(method.blocks)],
+            [window for method in group.values() for window in listed(method.windows)],
             any(method.patches for method in group.values()),
         )
         asked = request(kinds)
@@ -186,7 +194,8 @@ class _Engine:
         pending = _Pending(rows, items, arrays, torch.stack(finite))
         if not self.gpu:
             return pending
-        pending = pending._replace(scores=self._score(arrays))
+        with suppress(Exception):  # perhaps of NaN, which are not known yet; else it comes again
+            pending = pending._replace(scores=self._score(arrays))
         if self._copies is None:
             return pending
         done = torch.cuda.Event()
@@ -212,21 +221,30 @@ class _Engine:
             scores = self._score([arrays[good] for arrays in pending.arrays]) if good else {}
             failed = [(rows[i], items[i], error) for i, error in failures.items()]
             rows, items = [rows[i] for i in good], [items[i] for i in good]
-            if self._copies is not None:
-                self._copies.wait_stream(torch.cuda.current_stream(self.on_device.device))
         elif scores is None:
             scores = self._score(pending.arrays)
+        if self._copies is not None and scores is not pending.scores:
+            self._copies.wait_stream(torch.cuda.current_stream(self.on_device.device))
         with nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
             scores = {k: x.cpu() if hasattr(x, "cpu") else x for k, x in (scores or {}).items()}
         return Scored(rows, [name_of(item) for item in items], scores), failed
 
     def _score(self, arrays: Sequence[Arrays]) -> dict[str, Any]:
-        found = {
-            name: method(of_view)
-            for view, of_view in zip(self.views, arrays)
-            for name, method in view.methods.items()
-        }
+        found = {}
+        for view, of_view in zip(self.views, arrays):
+            for name, method in view.methods.items():
+                found[name] = method(of_view)
+                _check_number(name, found[name], len(of_view))
         return {name: found[name] for name in self.names}
+
+
+def _check_number(name: str, scores: Any, n: int) -> None:
+    """Check that a method returned n scores; a mapping or a tuple may hold anything."""
+    if not isinstance(scores, Sized) or isinstance(scores, (Mapping, tuple)):
+        return
+    found = 0 if getattr(scores, "ndim", 1) == 0 else len(scores)
+    if found != n:
+        raise ValueError(f"{name} returned {found or 'no row of'} scores for {n} images.")
 
 
 def _arrays(found: Mapping[str, torch.Tensor], grid: tuple[int, int]) -> Arrays:
@@ -248,10 +266,18 @@ def _stream(
     progress: bool,
 ) -> Iterator[Scored]:
     model, error, waiting = engine.model, [], deque()
+    broken: list[Exception] = []  # what the images themselves raised
+
+    def given() -> Iterator[Item]:
+        try:
+            yield from items
+        except Exception as why:  # raised once the images before it are scored
+            broken.append(why)
+
     size = min(sizes.chosen(v.backbone, v.kinds, batch_size) for v in engine.views)
     ahead = 2 * sizes.expected(model, batch_size)
     with (
-        closing(read_ahead(reader(model), items, model.device, n, ahead)) as readings,
+        closing(read_ahead(reader(model), given(), model.device, n, ahead)) as readings,
         Bar(n, f"score with {model.name}", progress) as bar,
         gpu_errors("What was scored before is not lost") as flying,
     ):
@@ -261,9 +287,9 @@ def _stream(
             for row, (item, found) in enumerate(readings):
                 if isinstance(found.image, torch.Tensor):
                     yield row, item, found.image
-                    continue
-                why = found.image or data.DataError("it was not read")
-                if _refused([(row, item, why)], skip, error, bar):
+                elif found.image is not None and _refused(
+                    [(row, item, found.image)], skip, error, bar
+                ):
                     return
 
         for batch in chain(batched(read(), size), [None]):  # None is the end
@@ -276,9 +302,9 @@ def _stream(
                 if scored.rows:
                     yield scored
                 if failed and _refused(failed, skip, error, bar):
-                    raise error[0]
-    if error:
-        raise error[0]
+                    raise error[-1]  # the first may be of an image after these
+    for first in (*error, *broken):
+        raise first
 
 
 def _refused(failed: Sequence[Failed], skip: bool, error: list[Exception], bar: Bar) -> bool:
