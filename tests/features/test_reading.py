@@ -198,3 +198,16 @@ def test_after_an_error_nobody_reads_though_it_is_held(images, tmp_path, monkeyp
     assert held.value.__traceback__ is not None
     assert not [each for each in threading.enumerate() if "ThreadPool" in each.name]
     assert not torch.multiprocessing.active_children()
+
+
+def test_arrays_are_not_sent_to_processes(images, monkeypatch):
+    monkeypatch.setattr(reading, "processes_pay", lambda *_: True)
+    monkeypatch.setattr(reading, "in_processes", lambda read, items, n: iter(["processes"]))
+    monkeypatch.setattr(reading, "in_threads", lambda read, items, ahead, n: iter(["threads"]))
+
+    def by(items):
+        return next(reading.read_ahead(partial(reading.read_only, RAW), items, "cuda", None, 2))
+
+    arrays = [faults.noise(i) for i in range(3)]
+    assert by(arrays) == "threads"
+    assert by(images) == by([*arrays, images[0]]) == by(iter(arrays)) == "processes"

@@ -163,7 +163,9 @@ def read_ahead(
     n : number of images, None where nobody knows
     ahead : images that threads read ahead
     """
-    if processes_pay(device, n):
+    # an array would be copied to a process, and back
+    held = isinstance(items, Sequence) and all(isinstance(item, np.ndarray) for item in items)
+    if not held and processes_pay(device, n):
         return in_processes(read, items, joblib.cpu_count())
     if torch.device(device).type == "cuda":
         return in_threads(partial(_pinned, read), items, ahead, max(THREADS, joblib.cpu_count()))
