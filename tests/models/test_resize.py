@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import tiny
+from fixtures.pretend_gpu import GPUTensor, pretend_gpu
 from PIL import Image
 
 from vlmad_utils.models import resize
@@ -56,7 +57,7 @@ def test_sizes_drawn_at_random_give_the_numbers_of_pillow():
 
 def test_bytes_of_weights_are_exact_in_bfloat16_and_their_sums_in_float32():
     for before, after in ((1024, 240), (1000, 10), (30, 518)):
-        parts = resize._bytes_of_weights(before, after, torch.device("cpu"))
+        parts = resize._bytes_of_weights(before, after, torch.device("cpu")).float()
         assert torch.equal(parts.bfloat16().float(), parts)
         assert 255 * parts.abs().sum(0).max() < 2**24
         high, middle, low = parts.double().chunk(3, dim=1)
@@ -97,3 +98,24 @@ def test_an_image_that_nobody_may_write_is_copied():
     image = images(20, 30)[0]
     image.setflags(write=False)
     assert np.array_equal(resize.for_device((32, 32), image[:, ::-1]).numpy(), image[:, ::-1])
+
+
+def test_numbers_go_to_a_gpu_once_and_are_kept_for_the_stream_that_reads_them(monkeypatch):
+    raw = [torch.from_numpy(image) for image in images(41, 53)]
+    asked = ((24, 28), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    expected = resize.pixels(raw, *asked, "cpu")
+    recorded, made = [], []
+    tensor = torch.tensor
+    with pretend_gpu() as device, monkeypatch.context() as patch:
+        raw = [image.to(device) for image in raw]
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "current_stream", lambda device: str(device))
+        patch.setattr(
+            GPUTensor, "record_stream", lambda x, to: recorded.append((tuple(x.shape), to))
+        )
+        patch.setattr(torch, "tensor", lambda x, **k: (made.append(x), tensor(x, **k))[1])
+        found = [resize.pixels(raw, *asked, device).cpu() for _ in range(3)]
+    assert all(torch.equal(each, expected) for each in found)
+    assert made == [255.0, *asked[1:]]
+    shapes = [(53, 84), (41, 72), (1, 1, 1), (3, 1, 1), (3, 1, 1)]
+    assert recorded == [(shape, "cuda:0") for shape in shapes] * 3

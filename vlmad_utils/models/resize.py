@@ -83,10 +83,28 @@ def pixels(
         alike = [image.to(device, non_blocking=True) for image in images[start:end]]
         resized.append(bicubic(torch.stack(alike), size))
         start = end
-    # divided by numbers on the device: by one of the CPU, CUDA multiplies with its inverse
+    x = torch.cat(resized).float()
+    most, middle, spread = map(_used_here, _numbers(tuple(mean), tuple(std), x.device))
+    return (x / most - middle) / spread
+
+
+@functools.lru_cache(16)
+def _numbers(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return 255, mean and std as (1 or 3, 1, 1) float32 on the device.
+
+    By a number of the CPU, CUDA would not divide: it multiplies with the inverse.
+    """
     numbers = [torch.tensor(x, dtype=torch.float32) for x in (255.0, mean, std)]
-    most, middle, spread = (x.reshape(-1, 1, 1).to(device) for x in numbers)
-    return (torch.cat(resized).float() / most - middle) / spread
+    return tuple(x.reshape(-1, 1, 1).to(device) for x in numbers)
+
+
+def _used_here(kept: Tensor) -> Tensor:
+    """Return a tensor that a cache may drop while the stream of this thread still reads it."""
+    if kept.is_cuda and torch.cuda.is_available():
+        kept.record_stream(torch.cuda.current_stream(kept.device))
+    return kept
 
 
 def bicubic(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -127,15 +145,15 @@ def _pillow_can_go_down_first() -> bool:
 def _pass(x: Tensor, n: int) -> Tensor:
     """Resize the last side of (..., L) uint8 to n."""
     with no_autocast(x.device):
-        sums = x.float() @ _bytes_of_weights(x.shape[-1], n, x.device)
+        sums = x.float() @ _used_here(_bytes_of_weights(x.shape[-1], n, x.device)).float()
     high, middle, low = sums.int().chunk(3, dim=-1)
     total = (high << 16) + (middle << 8) + low + (1 << (DIGITS - 1))
     return (total >> DIGITS).clamp(0, 255).to(torch.uint8)
 
 
-@functools.lru_cache(16)
+@functools.lru_cache(256)  # of images of many sizes
 def _bytes_of_weights(before: int, after: int, device: torch.device) -> Tensor:
-    """Return the weights' bytes from -128 to 127 as (before, 3 after) float32, the highest first.
+    """Return the weights' bytes from -128 to 127 as (before, 3 after) int8, the highest first.
 
     So small whole numbers are exact in TF32 and bfloat16, too, and so are their sums in float32.
     """
@@ -144,7 +162,7 @@ def _bytes_of_weights(before: int, after: int, device: torch.device) -> Tensor:
     rest = (whole - low) // 256
     middle = (rest + 128) % 256 - 128
     parts = [(rest - middle) // 256, middle, low]
-    return torch.from_numpy(np.concatenate(parts).T.astype(np.float32)).to(device)
+    return torch.from_numpy(np.concatenate(parts).T.astype(np.int8)).to(device)
 
 
 def weights(before: int, after: int) -> np.ndarray:
