@@ -1,5 +1,6 @@
 """The path of a GPU on a pretend one: raw pixels, sizes of batches, memory, streams."""
 
+import functools
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ from fixtures.counting import Tiny
 from fixtures.pretend_gpu import on_gpu, pretend_gpu
 
 from vlmad_utils import features
-from vlmad_utils.features import sizes
+from vlmad_utils.features import batches, sizes
 
 IMAGES = [faults.noise(i, 20 + 3 * (i // 2), 40 - i) for i in range(7)]
 
@@ -173,3 +174,16 @@ def test_memory_is_measured_once_for_the_kinds_of_a_model(monkeypatch):
     assert model.passes == [1, 4]
     assert sizes.chosen(model, ("image", "patches"), 500) == 500
     assert sizes.chosen(Tiny(), ("image",), "auto") == 8
+
+
+def test_all_loaders_of_a_gpu_share_a_stream(monkeypatch):
+    monkeypatch.setattr(batches, "_stream_of", functools.cache(batches._stream_of.__wrapped__))
+    made = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    model, streams = Tiny(), []
+    for model.device in ("cuda", "cuda:1", torch.device("cuda:1"), "cuda:0", "cpu"):
+        streams.append(batches.Loader(model)._stream)
+    assert streams[0] is streams[1] is streams[2] and streams[3] is not streams[0]
+    assert made == [1, 0] and streams[4] is None

@@ -5,6 +5,7 @@ What was read (:mod:`.reading`) goes in a batch to the device and through ``Back
 process, or on the workers of a Dask cluster.
 """
 
+import functools
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -104,6 +105,12 @@ def gpu_errors(rest: str) -> Generator[deque[list[Item]], None, None]:
         ) from error
 
 
+@functools.cache
+def _stream_of(device: int) -> torch.cuda.Stream:
+    """Return the stream on which all loaders of a GPU work: PyTorch keeps memory for each one."""
+    return torch.cuda.Stream(device)
+
+
 class Loader:
     """Bring images to the device of a model, on a GPU while it still works on others."""
 
@@ -111,7 +118,10 @@ class Loader:
         self.model = model
         self.device = torch.device(model.device)
         real = self.device.type == "cuda" and torch.cuda.is_available()
-        self._stream = torch.cuda.Stream(self.device) if real else None
+        self._stream = None
+        if real:  # "cuda" is the current one
+            i = self.device.index
+            self._stream = _stream_of(torch.cuda.current_device() if i is None else i)
 
     def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the pixels (B, 3, H, W) float32 that the model sees.
