@@ -1,7 +1,9 @@
 """The path of a GPU on a pretend one: raw pixels, sizes of batches, memory, streams."""
 
+import contextlib
 import functools
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from fixtures.pretend_gpu import on_gpu, pretend_gpu
 
 from vlmad_utils import features
 from vlmad_utils.features import batches, sizes
+from vlmad_utils.features.writing import Writer
+from vlmad_utils.store import MemoryStore
 
 IMAGES = [faults.noise(i, 20 + 3 * (i // 2), 40 - i) for i in range(7)]
 
@@ -187,3 +191,37 @@ def test_all_loaders_of_a_gpu_share_a_stream(monkeypatch):
         streams.append(batches.Loader(model)._stream)
     assert streams[0] is streams[1] is streams[2] and streams[3] is not streams[0]
     assert made == [1, 0] and streams[4] is None
+
+
+def test_the_writers_thread_waits_for_the_gpu_and_the_model_does_not(monkeypatch):
+    """Let the device compute until a batch was handed over, with a store in memory."""
+    ready, waited = threading.Event(), []
+
+    class Stream:
+        def __init__(self, device):
+            assert device.type == "cuda"
+
+        def wait_event(self, event):
+            waited.append((event, ready.wait(20), threading.current_thread().name))
+
+        def synchronize(self):
+            waited.append("copied")
+
+    class Event:
+        def record(self, stream):
+            assert stream == "the model's"
+
+    store = MemoryStore()
+    with pretend_gpu() as device, monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "current_stream", lambda device: "the model's")
+        patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        with Writer(store) as writer:
+            writer.put(["a", "b"], {"image": torch.tensor([[1.0], [torch.nan]]).to(device)})
+            ready.set()  # only once put is over
+    assert list(writer.failures) == ["b"] and store.get("image", "a").tolist() == [1.0]
+    [(event, was_ready, thread), copied] = waited
+    assert isinstance(event, Event) and was_ready and thread == "vlmad writer"
+    assert copied == "copied"

@@ -19,10 +19,9 @@ class _Batch(NamedTuple):
     """Arrays on their way to the store."""
 
     keys: list[str]
-    arrays: dict[str, torch.Tensor]  # on the host, once ``copied`` is over
+    arrays: dict[str, torch.Tensor]
     finite: torch.Tensor  # (kinds, B) bool, beside them
-    copied: torch.cuda.Event | None = None
-    held: object = None  # what must live as long as the copy runs
+    computed: torch.cuda.Event | None = None  # once it is over they can be read
 
 
 class Writer:
@@ -53,43 +52,39 @@ class Writer:
         What writing an earlier batch raised; this one is written all the same.
         """
         finite = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in arrays.values()])
-        batch = self._on_host(list(keys), arrays, finite)
+        computed = None
+        if finite.device.type == "cuda" and torch.cuda.is_available():
+            computed = torch.cuda.Event()
+            computed.record(torch.cuda.current_stream(finite.device))
         self._room.acquire()
-        self._queue.put(batch)
+        self._queue.put(_Batch(list(keys), arrays, finite, computed))
         self._raise()
 
-    def _on_host(
-        self, keys: list[str], arrays: dict[str, torch.Tensor], finite: torch.Tensor
-    ) -> _Batch:
-        """Begin to copy a batch to the host, beside what the device computes meanwhile."""
-        device = finite.device
-        if device.type != "cuda" or not torch.cuda.is_available():
-            host = {kind: x.cpu() for kind, x in arrays.items()}
-            return _Batch(keys, host, finite.cpu())
+    def _on_host(self, batch: _Batch) -> _Batch:
+        """Copy a batch to the host, beside what the device computes meanwhile."""
+        if batch.computed is None:
+            arrays = {kind: x.cpu() for kind, x in batch.arrays.items()}
+            return _Batch(batch.keys, arrays, batch.finite.cpu())
         if self._copies is None:
-            self._copies = torch.cuda.Stream(device)
+            self._copies = torch.cuda.Stream(batch.finite.device)
         # a store in memory keeps what it gets, and pinned memory is scarce
         pinned = not isinstance(self.store, MemoryStore)
-        self._copies.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._copies):
-            host = {
-                kind: torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(
-                    x, non_blocking=True
-                )
-                for kind, x in arrays.items()
-            }
-            good = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
-            good.copy_(finite, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        return _Batch(keys, host, good, copied, (arrays, finite))
+            self._copies.wait_event(batch.computed)
+            arrays = {}
+            for kind, x in batch.arrays.items():
+                # "cpu": a caller may have set another device for new tensors
+                host = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=pinned)
+                arrays[kind] = host.copy_(x, non_blocking=True)
+            finite = batch.finite.cpu()
+            self._copies.synchronize()
+        return _Batch(batch.keys, arrays, finite)
 
     def _work(self) -> None:
         while (batch := self._queue.get()) is not None:
             self._room.release()
             try:
-                if batch.copied is not None:
-                    batch.copied.synchronize()
+                batch = self._on_host(batch)  # the device's memory is free from here on
                 self.failures |= write(self.store, batch.keys, batch.arrays, batch.finite)
             except BaseException as error:  # raised in the caller's thread
                 self._error = self._error or error
