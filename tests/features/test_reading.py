@@ -166,7 +166,7 @@ def test_a_file_too_large_to_hold_gives_the_same(images, monkeypatch):
 
 def test_processes_read_for_a_gpu_only_and_only_where_they_can(monkeypatch):
     monkeypatch.setattr(reading.joblib, "cpu_count", lambda: 8)
-    room = type("Usage", (), {"free": reading.SHARED})
+    room = type("Usage", (), {"free": 8 * 4 * 3 * resize.MOST_PIXELS})
     monkeypatch.setattr(reading.shutil, "disk_usage", lambda _: room)
     monkeypatch.setattr(reading.sys, "platform", "linux")
     monkeypatch.setattr(reading.os.path, "isdir", lambda _: True)
@@ -174,6 +174,8 @@ def test_processes_read_for_a_gpu_only_and_only_where_they_can(monkeypatch):
     assert not reading.processes_pay("cpu", None) and not reading.processes_pay(
         "cuda", reading.FEW - 1
     )
+    room.free -= 1
+    assert not reading.processes_pay("cuda", 10_000)
     room.free = 2**26  # what Docker gives by itself
     assert not reading.processes_pay("cuda", 10_000)
     room.free = 2**31

@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 LARGE = 2**28  # bytes of a file that is not held in memory beside its image
 THREADS = 4
 FEW = 256  # images for which no processes are started: that takes a second
-SHARED = 2**30  # bytes of shared memory that processes want to find free
 PER_PROCESS = 4  # images that each process reads ahead
+SHARED = PER_PROCESS * 3 * resize.MOST_PIXELS  # bytes of shared memory that each may fill
 
 
 class EncodingError(RuntimeError):
@@ -189,9 +189,10 @@ def processes_pay(device: torch.device | str, n: int | None) -> bool:
     """
     if torch.device(device).type != "cuda" or (n is not None and n < FEW):
         return False
-    if not sys.platform.startswith("linux") or current_process().daemon or joblib.cpu_count() < 2:
+    cores = joblib.cpu_count()
+    if not sys.platform.startswith("linux") or current_process().daemon or cores < 2:
         return False
-    return os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free >= SHARED
+    return os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free >= cores * SHARED
 
 
 def in_threads(
