@@ -1,5 +1,6 @@
 """Images are read once and ahead, by threads or processes; what fails is named."""
 
+import gc
 import os
 import signal
 import sys
@@ -213,3 +214,19 @@ def test_arrays_are_not_sent_to_processes(images, monkeypatch):
     arrays = [faults.noise(i) for i in range(3)]
     assert by(arrays) == "threads"
     assert by(images) == by([*arrays, images[0]]) == by(iter(arrays)) == "processes"
+
+
+@linux
+def test_a_caller_may_make_tensors_elsewhere_and_processes_share_what_was_here(images):
+    def prepare(image):
+        return torch.tensor([gc.get_freeze_count(), image.shape[0]])
+
+    read, frozen = partial(reading.read_only, prepare), gc.get_freeze_count()
+    torch.set_default_device("meta")
+    try:
+        [(_, found)] = reading.in_processes(read, images[:1], 2)
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert found.image[0] > 10_000 and found.image[1] == 24
+    assert gc.get_freeze_count() == frozen

@@ -4,6 +4,7 @@ Threads read for a CPU, whose cores the model needs itself. For a GPU processes 
 they hold neither the model nor the GPU, and send images through shared memory.
 """
 
+import gc
 import os
 import pickle
 import shutil
@@ -267,9 +268,16 @@ def in_processes(
         multiprocessing_context="fork",
         generator=torch.Generator(),  # else it would draw from the user's
     )
-    with warnings.catch_warnings():  # of Python 3.12 and later; they run no code of torch's threads
+    gc.collect()
+    gc.freeze()  # else collecting garbage in a process would copy what it shares with this one
+    # "cpu": a caller may have set another device for new tensors
+    with warnings.catch_warnings(), torch.device("cpu"):
+        # of Python 3.12 and later; they run no code of torch's threads
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-        found: Any = iter(loader)
+        try:
+            found: Any = iter(loader)
+        finally:
+            gc.unfreeze()
     try:
         yield from _received(found, waiting)
     finally:
