@@ -15,6 +15,7 @@ from fixtures.pretend_gpu import on_gpu, pretend_gpu
 from vlmad_utils import features
 from vlmad_utils.features import batches, sizes
 from vlmad_utils.features.writing import Writer
+from vlmad_utils.models import resize
 from vlmad_utils.store import MemoryStore
 
 IMAGES = [faults.noise(i, 20 + 3 * (i // 2), 40 - i) for i in range(7)]
@@ -155,29 +156,79 @@ def test_a_batch_takes_half_of_the_free_memory(room, for_one, expected):
     assert sizes.fitting(room, for_one) == expected
 
 
-def test_memory_is_measured_once_for_the_kinds_of_a_model(monkeypatch):
+@pytest.mark.parametrize("hidden", [False, True], ids=["peak", "earlier peak"])
+def test_memory_is_measured_once_for_the_kinds_of_a_model(monkeypatch, hidden):
     """Let a driver say that four images took 4 GB, of 64 that are free."""
-    model = Tiny()
-    model.device = "cuda"
-    zeros = torch.zeros
+    model, zeros, resets = Tiny(), torch.zeros, []
+    model.device, model.compile = "cuda", "a compiler"
+    peak = [9e9 if hidden else 2e9]
+
+    def reset(_):
+        resets.append(peak)
+        peak[0] = 1e9
+
+    def encode_image(pixels, **_):
+        assert not model.compile
+        model.passes.append(len(pixels))
+        peak[0] = max(peak[0], 1e9 + len(pixels) * 1e9)
+
     cuda = {
         "is_available": lambda: True,
         "synchronize": lambda _: None,
         "memory_allocated": lambda _: 1e9,
-        "reset_peak_memory_stats": lambda _: None,
-        "max_memory_allocated": lambda _: 5e9,
+        "reset_peak_memory_stats": reset,
+        "max_memory_allocated": lambda _: peak[0],
         "memory_reserved": lambda _: 3e9,
         "mem_get_info": lambda _: (62e9, 80e9),
     }
     for name, function in cuda.items():
         monkeypatch.setattr(torch.cuda, name, function)
     monkeypatch.setattr(sizes.torch, "zeros", lambda *a, device: zeros(*a))
-    monkeypatch.setattr(model, "encode_image", lambda pixels, **_: model.passes.append(len(pixels)))
+    monkeypatch.setattr(model, "encode_image", encode_image)
     for _ in range(2):
         assert sizes.chosen(model, ("image", "patches"), "auto") == 32
-    assert model.passes == [1, 4]
+    assert model.passes == ([1, 4, 4] if hidden else [1, 4]) and len(resets) == hidden
+    assert model.compile == "a compiler"
     assert sizes.chosen(model, ("image", "patches"), 500) == 500
     assert sizes.chosen(Tiny(), ("image",), "auto") == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["own", "cublas"],
+)
+def test_images_that_memory_cannot_hold_are_resized_in_parts(monkeypatch, error):
+    pixels, failures = resize.pixels, []
+
+    def small(images, *asked):
+        if len(images) > 3:
+            failures.append(len(images))
+            raise error
+        return pixels(images, *asked)
+
+    class Scoring:
+        blocks, windows, patches = (), (), False
+
+        def __call__(self, arrays):
+            return arrays.image[:, 0]
+
+    asked = {"batch_size": 7, "progress": False}
+    expected = features.encode(Tiny(), IMAGES, store=None, **asked)
+    monkeypatch.setattr(resize, "pixels", small)
+    with pretend_gpu() as device:
+        model = OnGPU().to_gpu(device)
+        found = features.encode(model, IMAGES, store=None, **asked)
+        [batch] = features.stream(model, IMAGES, {"a": Scoring()}, **asked)
+        assert failures == [7, 4] and model.batch_sizes == {("pixels",): 2}
+        monkeypatch.setattr(resize, "pixels", lambda *_: small(range(9)))
+        with pytest.raises(type(error), match=str(error)[:20]):  # not even one fits
+            features.encode(model, IMAGES[:1], store=None, **asked)
+    assert model.passes == [7, 7] and torch.allclose(found.image, expected.image, atol=1e-6)
+    assert torch.allclose(batch.scores["a"], expected.image[:, 0], atol=1e-6)
 
 
 def test_all_loaders_of_a_gpu_share_a_stream(monkeypatch):

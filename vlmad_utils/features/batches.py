@@ -8,7 +8,7 @@ process, or on the workers of a Dask cluster.
 import functools
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -21,9 +21,9 @@ from ..models.backbone import Backbone
 from ..store import MemoryStore, Store
 from .cluster import on_own_card, spread
 from .items import Item, name_of
-from .kinds import torch_type
+from .kinds import request, torch_type
 from .reading import EncodingError, read_ahead, reader
-from .sizes import BatchSize, chosen, expected, within_memory
+from .sizes import BatchSize, chosen, expected, no_memory, within_memory
 from .writing import WAITING, Failures, Writer
 
 TASKS = 16  # for each worker of a cluster: so many that all end at about the same time
@@ -94,8 +94,7 @@ def gpu_errors(rest: str) -> Generator[deque[list[Item]], None, None]:
         yield flying
     except RuntimeError as error:
         driver = getattr(torch, "AcceleratorError", ())  # since PyTorch 2.8
-        memory = isinstance(error, torch.OutOfMemoryError)
-        if memory or not (isinstance(error, driver) or "CUDA error" in str(error)):
+        if no_memory(error) or not (isinstance(error, driver) or "CUDA error" in str(error)):
             raise
         names = [name_of(item) for items in flying for item in items]
         more = f" and {len(names) - 5} more images" if len(names) > 5 else ""
@@ -134,10 +133,14 @@ class Loader:
             return torch.stack(list(images))
         model = self.model
         asked = (model.image_size, model.mean, model.std, self.device)
+
+        def resized(some: Sequence[torch.Tensor]) -> torch.Tensor:
+            return resize.pixels(some, *asked)
+
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            pixels = _joined(within_memory(model, resized, images, ("pixels",)))
         if self._stream is None:
-            return resize.pixels(images, *asked)
-        with torch.cuda.stream(self._stream):
-            pixels = resize.pixels(images, *asked)
+            return pixels
         now = torch.cuda.current_stream(self.device)
         now.wait_stream(self._stream)
         pixels.record_stream(now)  # its memory was taken for the other stream
@@ -172,8 +175,17 @@ def forward(model: Backbone, pixels: torch.Tensor, kinds: Sequence[str]) -> dict
 
     What is beyond float16 becomes infinite.
     """
-    found = within_memory(model, pixels, kinds)
-    return {kind: found[kind].to(torch_type(kind)) for kind in kinds}
+
+    def encoded(some: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = model.encode_image(some, **request(kinds))
+        return {kind: found[kind].to(torch_type(kind)) for kind in kinds}
+
+    parts = within_memory(model, encoded, pixels, kinds)
+    return {kind: _joined([part[kind] for part in parts]) for kind in kinds}
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 # ---- on a Dask cluster ------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """Choose how many images go through a model at once, so that a GPU's memory holds them."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from ..models.backbone import Backbone
 from .kinds import request
+
+Result = TypeVar("Result")
 
 BatchSize = int | Literal["auto"]
 ON_CPU = 8  # more is not faster there
@@ -26,10 +28,10 @@ def check(batch_size: BatchSize) -> None:
 
 
 def expected(model: Backbone, batch_size: BatchSize) -> int:
-    """Return about how many images go through a model at once, before anything is measured."""
+    """Return how many images go through a model at once, at most, before anything is measured."""
     if batch_size != "auto":
         return batch_size
-    return ON_CPU if torch.device(model.device).type == "cpu" else MOST // 4
+    return ON_CPU if torch.device(model.device).type == "cpu" else MOST
 
 
 def chosen(model: Backbone, kinds: Sequence[str], batch_size: BatchSize) -> int:
@@ -50,19 +52,34 @@ def chosen(model: Backbone, kinds: Sequence[str], batch_size: BatchSize) -> int:
 
 
 def _measured(model: Backbone, kinds: Sequence[str], device: torch.device) -> int:
-    """Return how many images the free memory of a GPU holds, from the peak of a few."""
+    """Return how many images the free memory of a GPU holds, from the peak of a few.
+
+    The caller's peak statistics are reset only where an earlier peak hides that of the few.
+    Nothing is compiled for them.
+    """
     few = 4
-    pixels = torch.zeros(few, 3, *model.image_size, device=device)
+    compiled, model.compile = model.compile, False
     try:
+        pixels = torch.zeros(few, 3, *model.image_size, device=device)
         model.encode_image(pixels[:1], **request(kinds))  # libraries take memory of their own
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        model.encode_image(pixels, **request(kinds))
-        torch.cuda.synchronize(device)
-    except torch.OutOfMemoryError:
+        for reset in (False, True):
+            torch.cuda.synchronize(device)
+            before = torch.cuda.memory_allocated(device)
+            if reset:
+                torch.cuda.reset_peak_memory_stats(device)
+            earlier = torch.cuda.max_memory_allocated(device)
+            model.encode_image(pixels, **request(kinds))
+            torch.cuda.synchronize(device)
+            peak = torch.cuda.max_memory_allocated(device)
+            if peak > earlier:
+                break
+    except RuntimeError as error:
+        if not no_memory(error):
+            raise
         return 1
-    for_one = max(1, torch.cuda.max_memory_allocated(device) - before) / few
+    finally:
+        model.compile = compiled
+    for_one = max(1, peak - before) / few
     # PyTorch keeps what it once had: that is free, too
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = torch.cuda.mem_get_info(device)[0] + kept
@@ -75,34 +92,38 @@ def fitting(room: float, for_one: float) -> int:
     return found - found % 8 if found >= 8 else found
 
 
-def within_memory(
-    model: Backbone, pixels: torch.Tensor, kinds: Sequence[str]
-) -> dict[str, torch.Tensor]:
-    """Return what ``model.encode_image`` gives; a batch too large for memory goes in parts.
+def no_memory(error: Exception) -> bool:
+    """Return whether an error says that a GPU has too little memory, its own or for cuBLAS."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
 
-    The size that fits is remembered, so that no later batch of these kinds fails again.
+
+def within_memory(
+    model: Backbone, function: Callable[[Any], Result], images: Any, what: Sequence[str]
+) -> list[Result]:
+    """Return ``[function(images)]``; of what is too large for memory, the results of its parts.
+
+    The size that fits is remembered, so that no later batch fails again.
 
     Parameters
     ----------
-    pixels : (B, 3, H, W) float32
+    images : B of them, a tensor (B, ...) or a sequence
+    what : kinds of features, or another name of what is computed
 
     Raises
     ------
-    OutOfMemoryError where not even one image fits.
+    OutOfMemoryError, or the RuntimeError of cuBLAS, where not even one image fits.
     """
-    parts, start = [], 0
-    size = min(len(pixels), model.batch_sizes.get(tuple(kinds), len(pixels)))
-    while start < len(pixels):
+    found, start = [], 0
+    size = min(len(images), model.batch_sizes.get(tuple(what), len(images)))
+    while start < len(images):
         try:
-            parts.append(model.encode_image(pixels[start : start + size], **request(kinds)))
+            found.append(function(images[start : start + size]))
             start += size
             continue
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except RuntimeError as error:
+            if size == 1 or not no_memory(error):
                 raise
         torch.cuda.empty_cache()  # after the except block: what the traceback held is free by now
         size = -(-size // 2)
-        model.batch_sizes[tuple(kinds)] = size
-    if len(parts) == 1:
-        return parts[0]
-    return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+        model.batch_sizes[tuple(what)] = size
+    return found

@@ -275,7 +275,7 @@ def _stream(
             broken.append(why)
 
     size = min(sizes.chosen(v.backbone, v.kinds, batch_size) for v in engine.views)
-    ahead = 2 * sizes.expected(model, batch_size)
+    ahead = 2 * size
     with (
         closing(read_ahead(reader(model), given(), model.device, n, ahead)) as readings,
         Bar(n, f"score with {model.name}", progress) as bar,
