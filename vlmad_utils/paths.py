@@ -116,13 +116,13 @@ def atomic_write(
             temporary.unlink(missing_ok=True)
 
 
-def sha256(path: str | Path) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def content_hash(image: str | Path | bytes | np.ndarray) -> str:
+def content_hash(image: str | os.PathLike[str] | bytes | np.ndarray) -> str:
     """Return the SHA-256 of a file's bytes, or of an array's shape and bytes: 40 hex digits."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()[:40]

@@ -237,7 +237,13 @@ def test_what_is_lost_is_not_computed_from_another_image_under_its_name(index, t
     for path in {found.store.path("image", key) for key in found.keys}:
         path.unlink()
     Image.new("RGB", (40, 48), "red").save(index.image_path[1])
-    with pytest.raises(FileNotFoundError, match=f"{found.keys[1]}.*call features.encode again"):
+    why = rf"{found.keys[1]}.*\(.*picture 1.png holds another.*call features.encode again"
+    with pytest.raises(FileNotFoundError, match=why):
+        found.image.sum()
+    os.remove(index.image_path[0])
+    for path in {found.store.path("image", key) for key in found.keys[2:]}:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"\(.*picture 0.png: .*No such file"):
         found.image.sum()
     assert torch.equal(found[2:].image, expected[2:])
 
@@ -260,8 +266,7 @@ def test_unreadable_image_is_named_and_the_rest_is_kept(index, tmp_path):
     + [
         {"windows": [None]},
         {"windows": 9},
-        {"batch_size": 0},
-        {"batch_size": "all"},
+        *({"batch_size": n} for n in (0, "all", 2.5, 8.0, float("nan"), None, [4], True)),
         {"on_error": "ignore"},
     ],
     ids=str,

@@ -165,6 +165,21 @@ def test_a_file_too_large_to_hold_gives_the_same(images, monkeypatch):
     assert alike(read(images[0]), expected) and expected.key == paths.content_hash(images[0])
 
 
+def test_a_large_file_that_changes_between_its_two_reads_is_refused(tmp_path, monkeypatch):
+    [one] = faults.pictures(tmp_path, 1)
+
+    def swap(pixels):  # after the hash was taken
+        with open(one, "ab") as file:
+            file.write(b"more")
+        return RAW(pixels)
+
+    monkeypatch.setattr(reading, "LARGE", 10)
+    found = reading.read_and_hash(swap, ("image",), MemoryStore(), one)
+    assert isinstance(found.image, data.DataError) and "changed while it was read" in str(
+        found.image
+    )
+
+
 def test_processes_read_for_a_gpu_only_and_only_where_they_can(monkeypatch):
     monkeypatch.setattr(reading.joblib, "cpu_count", lambda: 8)
     room = type("Usage", (), {"free": 8 * 4 * 3 * resize.MOST_PIXELS})

@@ -48,7 +48,7 @@ class Features:
         grid: tuple[int, int],
         shapes: Mapping[str, tuple[int, ...]],
         index: pd.DataFrame | None = None,
-        recompute: Callable[[], None] | None = None,
+        recompute: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.store, self.keys, self.index = store, list(keys), index
         self.grid: tuple[int, int] = (grid[0], grid[1])
@@ -119,18 +119,21 @@ class Features:
 
     def _fill(self, kind: str, rows: np.ndarray) -> None:
         """Read the rows (B, ...) of a kind; what was damaged or deleted is encoded again."""
+        why: Mapping[str, str] = {}
         try:
             missing = self.store.read(kind, self.keys, rows)
             if missing and self._recompute is not None:
-                self._recompute()
+                why = self._recompute()
                 missing = self.store.read(kind, self.keys, rows)
         except ValueError as error:
             raise ValueError(
                 f"{error}: the attributes of the backbone do not fit what it gives."
             ) from error
         if missing:
+            key = self.keys[missing[0]]
+            said = f" ({why[key]})" if key in why else ""
             raise FileNotFoundError(
-                f"{kind} of image {self.keys[missing[0]]} is gone from the feature store; "
+                f"{kind} of image {key} is gone from the feature store{said}; "
                 "call features.encode again."
             )
 

@@ -23,7 +23,7 @@ from . import sizes
 from .arrays import Features
 from .bars import Bar
 from .batches import Job, Ready, cluster, run, run_on_cluster
-from .items import Images, Item, items_of, report
+from .items import Images, Item, items_of, name_of, reason, report
 from .kinds import Names, kinds_of, request, shape_of
 from .reading import Read, read_ahead, read_and_hash, reader
 from .writing import Failures
@@ -69,8 +69,10 @@ def encode(
     Notes
     -----
     Each file is read once, for its hash and its pixels: by threads for a model on the CPU, by as
-    many processes as there are cores for a model on a GPU, which resizes images itself, to the
-    same numbers. A thread writes to the store meanwhile.
+    many processes as there are cores for a model on a GPU (CUDA), which resizes images itself, to
+    the same numbers. Threads read for a GPU, too, where there are fewer than 256 images, on Windows
+    and macOS, with one core, on a worker of Dask, and where ``/dev/shm`` has less than 1 GiB free.
+    A thread writes to the store meanwhile.
 
     Under ``joblib.parallel_config(backend="dask")`` batches spread over a cluster that shares the
     store and the images; the model is sent once. Without a store, and under joblib's other
@@ -108,8 +110,17 @@ def encode(
 
     kept, wanted = [items[i] for i in good], frozenset(good.values())
 
-    def recompute() -> None:  # of a file that holds another image by now, nothing
-        run_of.fill(kept, "mend the store", wanted)
+    def recompute() -> dict[str, str]:  # {key: why not}
+        hashes, failures = run_of.fill(kept, "mend the store", wanted)
+        why = {}
+        for key, item, found in zip(good.values(), kept, hashes):
+            if isinstance(found, Exception):
+                why[key] = reason(item, found)
+            elif found != key:
+                why[key] = f"{name_of(item)} holds another image by now"
+            elif key in failures:
+                why[key] = reason(item, failures[key])
+        return why
 
     return Features(
         where,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import current_process
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import joblib
@@ -100,7 +99,8 @@ def read_and_hash(
     content = attempt(_content, item)
     if isinstance(content, Exception):
         return Reading("", (), content)
-    key = attempt(_hash, content if isinstance(content, bytes) else item)
+    state = attempt(_state, item) if content is None else None
+    key = attempt(content_hash, item if content is None else content)
     if isinstance(key, Exception):
         return Reading("", (), key)
     # one look is enough for a new image; what is stored by now is left out before it is encoded
@@ -108,7 +108,22 @@ def read_and_hash(
     lacks = tuple(kind for kind in kinds if new or not store.has(kind, key))
     if not lacks or prepare is None:
         return Reading(key, lacks, None)
-    return Reading(key, lacks, attempt(lambda item: prepare(_decoded(content, item)), item))
+
+    def decoded(item: Item) -> torch.Tensor:
+        image = prepare(_decoded(content, item))
+        if content is None and _state(item) != state:  # its hash is of what it held before
+            raise data.DataError("the file changed while it was read: run this again")
+        return image
+
+    return Reading(key, lacks, attempt(decoded, item))
+
+
+def _state(item: Item) -> tuple[int, int] | None:
+    """Return size and time of a file; None for an array."""
+    if isinstance(item, np.ndarray):
+        return None
+    found = os.stat(item)
+    return found.st_size, found.st_mtime_ns
 
 
 def _content(item: Item) -> bytes | None:
@@ -119,11 +134,6 @@ def _content(item: Item) -> bytes | None:
         raise TypeError("an image is a path or an array (H, W, 3)")
     with open(item, "rb") as file:
         return None if os.fstat(file.fileno()).st_size > LARGE else file.read()
-
-
-def _hash(found: bytes | Item) -> str:
-    """Return the content hash of a file, of its bytes, or of an array."""
-    return content_hash(Path(found) if isinstance(found, os.PathLike) else found)
 
 
 def _decoded(content: bytes | None, item: Item) -> np.ndarray:
@@ -299,7 +309,7 @@ def _received(
                 raise
             raise EncodingError(
                 f"a process that reads images died ({error}). What was encoded before is stored. "
-                "It was killed, often because memory ran out: free memory and run this again, "
+                "It was killed or crashed; often memory ran out: free memory and run this again, "
                 "only the rest is computed."
             ) from error
         if isinstance(reading, _Raised):

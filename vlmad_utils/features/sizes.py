@@ -1,6 +1,7 @@
 """Choose how many images go through a model at once, so that a GPU's memory holds them."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -23,8 +24,13 @@ def check(batch_size: BatchSize) -> None:
     ------
     ValueError for what is no number from 1 on, nor "auto".
     """
-    if batch_size != "auto" and (isinstance(batch_size, str) or batch_size < 1):
-        raise ValueError(f'batch_size is at least 1, or "auto", found {batch_size!r}.')
+    if isinstance(batch_size, str) and batch_size == "auto":
+        return
+    number = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if not number or batch_size < 1:
+        raise ValueError(
+            f'batch_size is at least 1, a whole number, or "auto", found {batch_size!r}.'
+        )
 
 
 def expected(model: Backbone, batch_size: BatchSize) -> int:
