@@ -12,9 +12,9 @@ def fast(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``function(*arguments)``, compiled where ``model.compile`` says so.
 
     Each shape of arguments is compiled by itself, so batches should have few sizes: what is left
-    for the last batch compiles once more. Where compiling
-    fails, one warning says so, and PyTorch runs the function as it is from then on. So it does on a
-    CPU, since the compiler does not take the products of :mod:`.onednn`.
+    for the last batch compiles once more. Where compiling fails, one warning says so, and PyTorch
+    runs the function as it is from then on. So it does on a CPU, since the compiler does not take
+    the products of :mod:`.onednn`.
 
     Parameters
     ----------
@@ -22,7 +22,8 @@ def fast(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises
     ------
-    torch.OutOfMemoryError, which is no failure of the compiler.
+    torch.OutOfMemoryError, or cuBLAS's RuntimeError of too little memory: no failure of the
+    compiler.
     """
     if not model.compile:
         return function(*arguments)
@@ -36,6 +37,8 @@ def fast(model: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of many types: of the compiler, of Triton, of C++
+        if "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+            raise
         model.compile = False
         message = " ".join(str(error).split())[:160]
         warnings.warn(
