@@ -2,8 +2,9 @@
 
     python anomalib_winclip.py WEIGHTS THREADS DEVICE
 
-Reads one JSON object a line, {"batch": images, "shots": K, "out": path or null, "half": bool}, runs
-a forward pass, and answers one line, {"memory": MB}. See :mod:`benchmarks.peers`.
+Reads one JSON object a line, {"batch": images, "shots": K, "out": path or null, "half": bool,
+"memory": bool}, runs a forward pass, and answers one line, {"memory": MB}, or {} where memory was
+not asked, as in all that is timed. See :mod:`benchmarks.peers`.
 """
 
 import ctypes
@@ -33,7 +34,6 @@ from anomalib.models.image.winclip.torch_model import WinClipModel  # noqa: E402
 def forget_memory(device: str) -> None:
     """Forget the highest memory so far, as benchmarks.timing.forget_memory does."""
     if device == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return
     ctypes.CDLL(None).malloc_trim(0)
@@ -68,13 +68,15 @@ def main(weights: str, threads: str, device: str) -> None:
             model.k_shot = 0
             if request["shots"]:
                 model.setup(reference_images=pixels[:1].repeat(request["shots"], 1, 1, 1))
-        forget_memory(device)
-        before = memory(device)
+        before = 0.0
+        if request["memory"]:
+            forget_memory(device)
+            before = memory(device)
         half = torch.float16 if device == "cuda" else torch.bfloat16
         with torch.autocast(device, half, enabled=request["half"]):
             found = model(pixels)
         found.anomaly_map.cpu()  # waits for the card
-        answer = {"memory": memory(device) - before}
+        answer = {"memory": memory(device) - before} if request["memory"] else {}
         if request["out"]:
             torch.backends.cudnn.allow_tf32 = False  # so that numbers can be compared
             with torch.no_grad():

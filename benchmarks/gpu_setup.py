@@ -1,6 +1,7 @@
 """Give the parts of :mod:`benchmarks.gpu` what they share: sizes, towers, images, the device."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,7 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlmad_utils.models import OpenClip
-from vlmad_utils.models.backbone import Precision
+from vlmad_utils.models.backbone import Precision, fingerprint
+
+from . import encoding
 
 FULL: dict[str, Any] = {
     "tower": "ViT-B-16-plus-240",  # of checks, files, study; anomalib's
@@ -22,8 +25,9 @@ FULL: dict[str, Any] = {
     "compiler": True,  # that of torch.compile; True is its own choice
     "rounds": 5,
     "product_rows": 2**16,
+    "shapes": ((1024, 1024), (700, 1100), (1600, 200), (2048, 2048), (3000, 4000)),  # resized
     "files": 512,  # images that are made
-    "repeats": 4,  # how often a pass reads them
+    "repeats": 1,  # how often a pass reads them
     "pixels": 1024,  # side of these images
     "categories": 10,  # of the study
     "study": 1000,  # its test images
@@ -40,6 +44,7 @@ TINY = FULL | {
     "compiler": "eager",
     "rounds": 1,
     "product_rows": 64,
+    "shapes": ((128, 128), (70, 110), (300, 40)),
     "files": 4,
     "repeats": 2,
     "pixels": 128,
@@ -77,16 +82,19 @@ def pixels_of(model: Any, images: list[np.ndarray]) -> Tensor:
     return torch.stack([model.preprocess(image) for image in images])
 
 
+@functools.cache
+def cpu_tower(name: str) -> OpenClip:
+    """Return a tower with random weights on the CPU in float32, drawn once: leave it as it is."""
+    return encoding.tower(name)
+
+
 def placed(model: OpenClip, device: torch.device, precision: str = "fp32") -> OpenClip:
-    """Return a copy of a tower on a device; drawing random weights anew would take longer."""
-    return OpenClip(
-        copy.deepcopy(model.model),
-        model.tokenizer,
-        model.name,
-        model.pretrained,
-        device=device,
-        precision=cast(Precision, precision),
-    )
+    """Return a copy of a tower on a device; its weights are neither drawn nor hashed again."""
+    found = copy.copy(model)
+    found.model = copy.deepcopy(model.model)
+    found.visual, found.precision = found.model.visual, cast(Precision, precision)
+    found.fingerprint = fingerprint(model.identity, found.precision)
+    return found.to(device)
 
 
 def waited(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
@@ -108,11 +116,14 @@ def card(device: torch.device) -> str:
 
 
 def highest_on_card(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the MB that a call takes of the card's memory, above what lies there; NaN on a CPU."""
+    """Return the MB that a call takes of the card's memory, above what lies there; NaN on a CPU.
+
+    The call before it, which does not count, makes what is made once.
+    """
+    call()
     if device.type != "cuda":
-        call()
         return float("nan")
-    torch.cuda.empty_cache()
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     call()

@@ -1,5 +1,7 @@
 """Measure a device: forwards, windows, files to scores, anomalib, a study; see :mod:`.gpu`."""
 
+import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -16,22 +18,26 @@ from safetensors.torch import save_file
 
 from vlmad_procedural import FAMILIES
 from vlmad_utils import features
-from vlmad_utils.models import OpenClip, prompts, window_indices
+from vlmad_utils.models import OpenClip, attention, prompts, window_indices
 from vlmad_utils.models.loading import choose_device
 from vlmad_utils.study import registry
 
 from . import peers
-from .encoding import SIZES, tower
-from .gpu_setup import highest_on_card, made_images, placed, waited
+from .encoding import SIZES
+from .gpu_setup import cpu_tower, highest_on_card, made_images, placed, waited
 from .scoring import reuse
 from .timing import Row, in_turn, table_row
 
 NONE = float("nan")
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def forwards(o: Mapping[str, Any], name: str) -> Iterator[Row]:
-    """Time plain forwards, exact WinCLIP and matrix products of a tower, in each precision."""
-    base, device, part = tower(name), o["device"], f"forwards, {name}"
+    """Time plain forwards, exact WinCLIP and matrix products of a tower, in each precision.
+
+    On a GPU attention of windows, too, in each way that is open to it.
+    """
+    base, device, part = cpu_tower(name), o["device"], f"forwards, {name}"
     models = {precision: placed(base, device, precision) for precision in o["precisions"]}
     products = {
         f"{precision}: products": window_products(base, o, precision) for precision in models
@@ -46,11 +52,16 @@ def forwards(o: Mapping[str, Any], name: str) -> Iterator[Row]:
             share = o["batches"][name] * window_flops(base) / seconds / rate
             what = f"{precision}: share of that rate in the window pass and the scores"
             yield table_row(part, what, share, "x", ">= 0.5" if precision == default else "")
+    if device.type == "cuda":
+        calls = window_attentions(base, o, DTYPES[default])
+        timed = {what: waited(call, device) for what, call in calls.items()}
+        for what, seconds in in_turn(o["rounds"], 1, **timed).items():
+            yield table_row(part, f"{default}: {what}", 1000 * seconds, "ms")
 
 
 def compiled(o: Mapping[str, Any], name: str) -> Iterator[Row]:
     """Time a tower through torch.compile against the same tower without it."""
-    base, device, part = tower(name), o["device"], f"compiled, {name}"
+    base, device, part = cpu_tower(name), o["device"], f"compiled, {name}"
     precision = choose_device(str(device))[1]
     plain, fast = placed(base, device, precision), placed(base, device, precision)
     fast.compile = o["compiler"]
@@ -94,6 +105,33 @@ def _timed(
     return s
 
 
+def window_attentions(
+    model: OpenClip, o: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Callable[[], Any]]:
+    """Return calls of attention alone: windows one by one or packed, by each choice of kernel."""
+    heads, calls = model.visual.transformer.resblocks[0].attn.num_heads, {}
+    for n in (1 + k * k for k in SIZES):
+        packs = {tile: attention.windows_in_a_tile(n, tile) for tile in (64, 128)}
+        whole = math.lcm(*packs.values())
+        count = max(1, o["product_rows"] // (n * whole)) * whole
+        qkv = tuple(torch.randn(3, count, n, model.width, device=o["device"], dtype=dtype))
+        masks = {
+            f"packed to {tile}": attention.packing_mask(count, n, n, o["device"], dtype, tile)
+            for tile in packs
+        }
+        for way, mask in {"one by one": None, **masks}.items():
+            for pinned in (False, True) if mask is not None else (False,):
+                choice = "the package's kernel" if pinned else "PyTorch's choice"
+
+                def call(qkv: Any = qkv, mask: Any = mask, n: int = n, own: bool = pinned) -> None:
+                    kernel = attention.kernel_of_windows(n, qkv[0].device)
+                    with kernel if own else contextlib.nullcontext():
+                        attention.attend(qkv, heads, mask)
+
+                calls[f"attention of {count:,} windows of {n} tokens, {way}, {choice}"] = call
+    return calls
+
+
 def layers_of(model: OpenClip) -> list[tuple[int, int]]:
     """Return (in, out) of the four products of a block."""
     c = model.width
@@ -102,8 +140,7 @@ def layers_of(model: OpenClip) -> list[tuple[int, int]]:
 
 def window_products(model: OpenClip, o: Mapping[str, Any], precision: str) -> Callable[[], Any]:
     """Return a call that multiplies rows of tokens with the four matrices of a block."""
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    kind: dict[str, Any] = {"device": o["device"], "dtype": dtype}
+    kind: dict[str, Any] = {"device": o["device"], "dtype": DTYPES[precision]}
     pairs = [
         (torch.randn(o["product_rows"], n, **kind), torch.randn(m, n, **kind))
         for n, m in layers_of(model)
@@ -140,13 +177,14 @@ def window_flops(model: OpenClip) -> int:
 def files(o: Mapping[str, Any]) -> Iterator[Row]:
     """Time WinCLIP from PNG files to scores, from arrays, and from pixels on the device."""
     device, part = o["device"], "files"
-    base = tower(o["tower"])
+    base = cpu_tower(o["tower"])
     model = placed(base, device, choose_device(str(device))[1])
     text = prompts.prototypes(model, "part", store=None)
-    scorers = {"WinCLIP": registry.winclip_method(model).bound(text)}
+    scorers = {"WinCLIP": registry.winclip_method(model).bound(text, device=device)}
     with tempfile.TemporaryDirectory() as folder:
         paths = write_pngs(Path(folder), o["files"], o["pixels"])
-        arrays = [np.asarray(Image.open(path)) for path in paths]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            arrays = list(pool.map(lambda path: np.asarray(Image.open(path)), paths))
         n = len(paths) * o["repeats"]
 
         def streamed(images: Sequence[Any]) -> None:
@@ -198,7 +236,7 @@ def anomalib(o: Mapping[str, Any]) -> Iterator[Row]:
     if not o["anomalib"]:
         yield table_row(part, "skipped: no --anomalib was given", NONE, "")
         return
-    base, default = tower(peers.TOWER), choose_device(str(device))[1]
+    base, default = cpu_tower(peers.TOWER), choose_device(str(device))[1]
     batch = o["batches"].get(peers.TOWER, 1)
     ours = {
         precision: placed(base, device, precision) for precision in dict.fromkeys((default, "fp32"))
@@ -219,7 +257,7 @@ def anomalib(o: Mapping[str, Any]) -> Iterator[Row]:
             timed = {name: waited(call, device) for name, call in calls.items()}
             s = in_turn(o["rounds"], 1, **timed)
             for name, half in (("anomalib", False), ("anomalib under autocast", True)):
-                memory = ask(batch, 0, half=half)["memory"]
+                memory = ask(batch, 0, half=half, memory=True)["memory"]
                 yield table_row(part, f"{name}, highest memory", memory, "MB")
     for name, seconds in s.items():
         label = name if name.startswith("anomalib") else f"package, {name}"
@@ -236,7 +274,8 @@ def study(o: Mapping[str, Any]) -> Iterator[Row]:
     names = [name for name, family in FAMILIES.items() if family.role == "eval"]
     cores, device = os.cpu_count() or 1, str(o["device"])
     options: dict[str, Any] = {
-        "model": {"device": device, "precision": choose_device(device)[1]},
+        "model": placed(cpu_tower(o["tower"]), o["device"], choose_device(device)[1]),
+        "start": True,
         "families": names[: o["categories"]],
         "seeds": 1,
         "sets": 20,

@@ -48,7 +48,7 @@ Ask = Callable[..., dict[str, Any]]
 
 @contextlib.contextmanager
 def anomalib(python: str, weights: Path | str, device: str = "cpu") -> Iterator[Ask]:
-    """Give a function (batch, shots, out=None, half=False) -> answer of anomalib's process.
+    """Give a function that asks anomalib's process, as ``ask`` below.
 
     Parameters
     ----------
@@ -69,9 +69,13 @@ def anomalib(python: str, weights: Path | str, device: str = "cpu") -> Iterator[
         assert requests and answers
 
         def ask(
-            batch: int, shots: int, out: str | None = None, half: bool = False
+            batch: int,
+            shots: int,
+            out: str | None = None,
+            half: bool = False,
+            memory: bool = False,
         ) -> dict[str, Any]:
-            request = {"batch": batch, "shots": shots, "out": out, "half": half}
+            request = {"batch": batch, "shots": shots, "out": out, "half": half, "memory": memory}
             requests.write(json.dumps(request) + "\n")
             requests.flush()
             if answer := answers.readline():
@@ -182,7 +186,7 @@ def memory(python: str, weights: Path) -> Iterator[Row]:
         ours, theirs = np.empty((2, PROCESSES))
         for i in range(PROCESSES):  # each in a process of its own
             with anomalib(python, weights) as ask:
-                theirs[i] = ask(batch, shots)["memory"]
+                theirs[i] = ask(batch, shots, memory=True)["memory"]
             ours[i] = in_fresh_process(forward, batch, shots)[1]
         what, ratio = "highest memory, {}, " + name, ours / theirs
         yield table_row("anomalib", what.format("package"), ours, "MB")
@@ -197,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("python", help="interpreter of an environment with anomalib")
+    parser.add_argument("python", help="interpreter or folder of packages with anomalib")
     rows = []
     for row in compare(parser.parse_args(arguments).python):
         rows.append(row)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from joblib import parallel_config
 
 from vlmad_procedural import generate
 from vlmad_utils import data, evaluation, study
@@ -152,10 +153,11 @@ def reuse(o: Mapping[str, Any]) -> Iterator[Row]:
     """Time a study against encoding its images once; then all of it again.
 
     All methods and many prompt sets; K = 0, 1, 2, 4, 8 and 5 seeds unless ``o`` says otherwise. It
-    also may hold ``model`` (options of the tower), ``families``, and ``jobs`` (processes that draw
-    the images).
+    also may hold ``model`` (the tower), ``families``, ``jobs`` (processes that draw the images) and
+    ``start``: each view of the model encodes an image first, so that what a GPU does once in a
+    process is not counted.
     """
-    model = tower(o["tower"], **o.get("model", {}))
+    model = o["model"] if "model" in o else tower(o["tower"])
     methods = all_methods(model)
     plain = [method for method in methods if method.backbone is None]
     shots, seeds = o.get("shots", (0, 1, 2, 4, 8)), range(o.get("seeds", 5))
@@ -163,9 +165,10 @@ def reuse(o: Mapping[str, Any]) -> Iterator[Row]:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         root, n = Path(folder) / "set", o["study"] // len(families)
-        generate.write(
-            root, families, o["pool"], n // 2, max(1, n // 12), o["side"], jobs=o.get("jobs", 1)
-        )
+        with parallel_config("loky"):  # Python draws, so threads would wait for each other
+            generate.write(
+                root, families, o["pool"], n // 2, max(1, n // 12), o["side"], jobs=o.get("jobs", 1)
+            )
         index = data.index("procedural", root)
         test = index[index["split"] == "test"].reset_index(drop=True)
 
@@ -191,6 +194,12 @@ def reuse(o: Mapping[str, Any]) -> Iterator[Row]:
                 if method.backbone is not None:
                     study.encode(method.backbone, test, [method], folder, False)
 
+        if o.get("start"):
+            first = Path(folder) / "first"
+            study.encode(model, index[:1], plain, first, False)
+            for method in methods:
+                if method.backbone is not None:
+                    study.encode(method.backbone, index[:1], [method], first, False)
         timed("plain", lambda: study.encode(model, index, plain, folder, False))  # with references
         timed("V-V", other_views)
         timed("cold", whole)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import weakref
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -48,11 +49,11 @@ def anomalib(monkeypatch):
         model = encoding.tower("tiny")
         model.model.load_state_dict(load_file(weights))
 
-        def ask(batch, shots, out=None, half=False):
+        def ask(batch, shots, out=None, half=False, memory=False):
             if out:
                 windows = peers.encoded(model, peers.some_pixels(model, batch)).windows
                 save_file({str(k): x for k, x in windows.items()}, out)
-            return {"memory": 100.0}
+            return {"memory": 100.0} if memory else {}
 
         yield ask
 
@@ -66,9 +67,10 @@ def test_every_part_runs_and_on_the_same_device_every_check_is_met(rehearse, ano
     assert status == 0 and "no check failed" in log
     assert list(dict.fromkeys(table["run"])) == PARTS
     assert not table["what"].str.contains("error|skipped|stopped").any()
-    checks = table[table["run"].isin(PARTS[:5]) & (table["goal"] != "")]
+    checks = table[table["run"].isin(PARTS[:6]) & (table["goal"] != "")]
     assert (checks["met"] == "yes").all() and set(checks["run"]) == {
         "towers",
+        "resize",
         "methods",
         "trainings",
         "store",
@@ -80,7 +82,7 @@ def test_every_part_runs_and_on_the_same_device_every_check_is_met(rehearse, ano
 
 @pytest.mark.slow
 def test_checks_and_measures_of_a_gpu_run_on_the_pretend_one(tmp_path, monkeypatch):
-    parts = ["towers", "halves", "methods", "trainings", "store", "forwards-0", "files"]
+    parts = [*PARTS[:6], "forwards-0", "files"]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "pretended")
     for name in ("reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda: 2**20)
@@ -136,8 +138,9 @@ def test_a_part_that_fails_is_written_down_and_the_next_one_runs(
 
 
 def test_parts_without_time_are_skipped_and_a_part_is_stopped(rehearse, monkeypatch):
-    status, table, _ = rehearse("--minutes", 0.01, "--only", "towers", "study")
-    assert status == 0 and len(table) == 2
+    status, table, log = rehearse("--minutes", 0.01, "--only", "towers", "study")
+    assert status == 1 and len(table) == 2  # towers are a check
+    assert "checks that were not run: towers" in log
     assert table["what"].str.startswith("skipped: 0 s are left, about ").all()
 
     def slow(o):
@@ -145,11 +148,108 @@ def test_parts_without_time_are_skipped_and_a_part_is_stopped(rehearse, monkeypa
             yield timing.table_row("store", f"row {i}", 1.0)
             time.sleep(0.2)
 
-    part = gpu.Part(slow, 0.0)
+    part = gpu.Part(slow, 0.0, check=True)
     monkeypatch.setattr(gpu, "parts", lambda o: {"store": part})
     monkeypatch.setattr(gpu, "RESERVE", 0.0)
-    _, table, _ = rehearse("--minutes", 0.1 / 60)
-    assert table["what"].tolist() == ["row 0", "row 1", "stopped: the time is up"]
+    status, table, _ = rehearse("--minutes", 0.1 / 60)
+    assert status == 1 and table["what"].tolist() == ["row 0", "row 1", "stopped: the time is up"]
+
+
+@pytest.mark.parametrize(
+    "name, ended, met, passed",
+    [
+        ("towers", "done", "yes", True),
+        ("towers", "done", "no", False),
+        ("towers", "cut", "yes", None),
+        ("towers", "cut", "no", False),
+        ("towers", "failed", "yes", False),
+        ("anomalib", "failed", "yes", True),  # its speed is no check
+        ("anomalib", "done", "no", False),
+    ],
+)
+def test_a_check_is_met_fails_or_was_not_run(name, ended, met, passed):
+    rows = [{"what": "largest difference", "met": met}]
+    assert gpu.outcome(name, ended, rows) is passed
+    assert gpu.outcome("anomalib", "cut", [{"what": "speed", "met": "no"}]) is None
+    verdict = gpu.Verdict(["store", name])
+    assert not verdict.over(name, bool(passed)) and verdict.status == 1
+    assert verdict.over("store", True) and verdict.status == int(not passed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_part_that_hangs_after_the_checks_ends_with_their_status(tmp_path, passed):
+    code = f"""
+import sys, time
+from benchmarks import gpu, timing
+def check(o):
+    yield timing.table_row("store", "difference", {1.0 if passed else 3.0}, "", "<= 2")
+def hangs(o):
+    time.sleep(60)
+    yield
+gpu.parts = lambda o: {{"store": gpu.Part(check, 0, True), "study": gpu.Part(hangs, 0)}}
+gpu.RESERVE = gpu.GRACE = 0
+sys.exit(gpu.main(["--out", {str(tmp_path)!r}, "--device", "cpu", "--minutes", str(3 / 60)]))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    log = (tmp_path / "gpu.log").read_text()
+    assert ran.returncode == int(not passed), ran.stderr
+    said = "no check failed" if passed else "checks that failed: store"
+    assert f"the checks are over: {said}" in log and "in hangs" in log
+    assert f"the time is up while a part runs (where: see gpu.log); {said}" in log
+
+
+def test_without_the_device_one_line_says_so(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert gpu.main(["--out", str(tmp_path / "gpu")]) == 2
+    found = capsys.readouterr()
+    assert not found.out and len(found.err.splitlines()) == 1
+    assert "finds no cuda" in found.err and not (tmp_path / "gpu").exists()
+
+
+def test_a_failed_part_holds_nothing(rehearse, monkeypatch):
+    held = []
+
+    class Large:
+        pass
+
+    def fails(o):
+        large = Large()
+        held.append(weakref.ref(large))
+        raise RuntimeError("no room")
+        yield
+
+    def looks(o):
+        yield timing.table_row("study", "held", float(held[0]() is not None), "", "<= 0")
+
+    monkeypatch.setattr(gpu_speed, "files", fails)
+    monkeypatch.setattr(gpu_speed, "study", looks)
+    _, table, _ = rehearse("--only", "files", "study")
+    assert table["met"].tolist() == ["", "yes"]
+
+
+def test_a_placed_tower_is_the_tower_that_would_be_built():
+    base = gpu_setup.cpu_tower("tiny")
+    assert gpu_setup.cpu_tower("tiny") is base
+    for precision in ("fp32", "bf16"):
+        found = gpu_setup.placed(base, CPU, precision)
+        built = encoding.tower("tiny", precision=precision)
+        assert (found.identity, found.fingerprint) == (built.identity, built.fingerprint)
+        assert found.visual is found.model.visual and found.visual is not base.visual
+        pixels = peers.some_pixels(base, 1)
+        assert torch.equal(found.encode_image(pixels)["image"], built.encode_image(pixels)["image"])
+
+
+def test_memory_is_that_of_the_second_call(monkeypatch):
+    done = []
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: done.append(name))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2**20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    found = gpu_setup.highest_on_card(lambda: done.append("call"), torch.device("cuda"))
+    assert found == 2
+    assert done == ["call", "synchronize", "empty_cache", "reset_peak_memory_stats", "call"]
 
 
 def test_a_dead_device_hands_the_rest_to_a_new_process(rehearse, monkeypatch):

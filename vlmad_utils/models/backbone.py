@@ -319,9 +319,14 @@ class Backbone(ABC):
                 digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
                 digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         self.identity = digest.hexdigest()[:20]
-        features = f"{self.identity} {self.precision} {ENCODING}"
-        features += f" {HALF_ENCODING}" if self.precision in HALF else ""
-        self.fingerprint = hashlib.sha256(features.encode()).hexdigest()[:20]
+        self.fingerprint = fingerprint(self.identity, self.precision)
+
+
+def fingerprint(identity: str, precision: Precision) -> str:
+    """Return the fingerprint of a model with this identity."""
+    features = f"{identity} {precision} {ENCODING}"
+    features += f" {HALF_ENCODING}" if precision in HALF else ""
+    return hashlib.sha256(features.encode()).hexdigest()[:20]
 
 
 def _unit(x: Tensor) -> Tensor:
