@@ -57,6 +57,12 @@ def peers() -> str:
     return table(rows[(rows["unit"] == "x") | rows["goal"].notna()])
 
 
+def other_host() -> str:
+    """Write the comparison with anomalib on a host where oneDNN is no faster than MKL."""
+    rows = load("bench_peers_other_host")
+    return table(rows[(rows["unit"] == "x") | rows["goal"].notna()])
+
+
 def windows() -> str:
     """Write seconds and ratios of window encoding for one and for eight images."""
     rows = load("bench")
@@ -90,7 +96,13 @@ def gpu() -> str:
     return f"{card}, PyTorch {version}.\n\n{table(rows.assign(what=what))}"
 
 
-TABLES = {"peers": peers, "windows": windows, "others": others, "gpu": gpu}
+TABLES = {
+    "peers": peers,
+    "other_host": other_host,
+    "windows": windows,
+    "others": others,
+    "gpu": gpu,
+}
 
 
 def page() -> str:
