@@ -202,12 +202,20 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("python", help="interpreter or folder of packages with anomalib")
-    rows = []
-    for row in compare(parser.parse_args(arguments).python):
+    parser.add_argument(
+        "--other-host",
+        action="store_true",
+        help="write bench_peers_other_host.csv, a second table on the page",
+    )
+    options, rows = parser.parse_args(arguments), []
+    for row in compare(options.python):
         rows.append(row)
         print(LINE.format(**row), flush=True)
     table = pd.DataFrame(rows).assign(threads=torch.get_num_threads())
-    report.save_table(table, "bench_peers")
+    if options.other_host:
+        report.save_table(table, "bench_peers_other_host")
+    else:
+        report.save_table(table, "bench_peers")
     return table
 
 
