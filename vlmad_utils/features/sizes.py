@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from ..models.backbone import Backbone
+from ..models.compiling import as_they_are
 from .kinds import request
 
 Result = TypeVar("Result")
@@ -64,27 +65,25 @@ def _measured(model: Backbone, kinds: Sequence[str], device: torch.device) -> in
     Nothing is compiled for them.
     """
     few = 4
-    compiled, model.compile = model.compile, False
     try:
-        pixels = torch.zeros(few, 3, *model.image_size, device=device)
-        model.encode_image(pixels[:1], **request(kinds))  # libraries take memory of their own
-        for reset in (False, True):
-            torch.cuda.synchronize(device)
-            before = torch.cuda.memory_allocated(device)
-            if reset:
-                torch.cuda.reset_peak_memory_stats(device)
-            earlier = torch.cuda.max_memory_allocated(device)
-            model.encode_image(pixels, **request(kinds))
-            torch.cuda.synchronize(device)
-            peak = torch.cuda.max_memory_allocated(device)
-            if peak > earlier:
-                break
+        with as_they_are(model):
+            pixels = torch.zeros(few, 3, *model.image_size, device=device)
+            model.encode_image(pixels[:1], **request(kinds))  # libraries take memory of their own
+            for reset in (False, True):
+                torch.cuda.synchronize(device)
+                before = torch.cuda.memory_allocated(device)
+                if reset:
+                    torch.cuda.reset_peak_memory_stats(device)
+                earlier = torch.cuda.max_memory_allocated(device)
+                model.encode_image(pixels, **request(kinds))
+                torch.cuda.synchronize(device)
+                peak = torch.cuda.max_memory_allocated(device)
+                if peak > earlier:
+                    break
     except RuntimeError as error:
         if not no_memory(error):
             raise
         return 1
-    finally:
-        model.compile = compiled
     for_one = max(1, peak - before) / few
     # PyTorch keeps what it once had: that is free, too
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
